@@ -32,6 +32,7 @@ KINDS = {
     "path": {"type": "string"},
     "address": {"type": "string"},
     "rate": {"type": "string"},
+    "ratio": {"type": "number", "minimum": 0, "maximum": 1},
     "integer": {"type": "integer", "minimum": 0},
     "boolean": {"type": "boolean"},
     "duration": {"type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$"},

@@ -132,7 +132,7 @@ impl Connection {
         Ok((head.status, stream))
     }
 
-    /// Sends one request and reads the whole answer.
+    /// Sends one request and reads the whole answer. A body is JSON, unless the headers say what else it is.
     ///
     /// # Errors
     /// When the connection breaks, or the answer is too large.
@@ -150,7 +150,7 @@ impl Connection {
         for (name, value) in headers {
             request = request.header(name, *value);
         }
-        if !body.is_empty() {
+        if !body.is_empty() && headers.iter().all(|(name, _)| name != header::CONTENT_TYPE) {
             request = request.header(header::CONTENT_TYPE, "application/json; charset=utf-8");
         }
         self.sender.ready().await?;

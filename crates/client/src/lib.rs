@@ -9,5 +9,6 @@
 pub mod connection_file;
 pub mod events;
 pub mod http;
+pub mod outbound;
 pub mod software_tpm;
 pub mod tls;

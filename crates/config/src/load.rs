@@ -231,7 +231,10 @@ fn plain(value: &DeValue<'_>) -> Value {
             .map_or(Value::Other("an integer beyond 64 bits"), Value::Integer),
         DeValue::Boolean(truth) => Value::Boolean(*truth),
         DeValue::Array(items) => Value::List(items.iter().map(|item| plain(item.get_ref())).collect()),
-        DeValue::Float(_) => Value::Other("a number with a fraction"),
+        DeValue::Float(number) => number
+            .as_str()
+            .parse()
+            .map_or(Value::Other("a number that cannot be read"), Value::Float),
         DeValue::Datetime(_) => Value::Other("a date"),
         DeValue::Table(_) => Value::Other("a table"),
     }

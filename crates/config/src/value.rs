@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use holdfast_model::{ByteSize, HumanDuration, IpRange, IpRule, Rate};
+use holdfast_model::{ByteSize, HumanDuration, IpRange, IpRule, Rate, Ratio};
 
 /// A value as it was written, before its key interprets it.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,11 +13,13 @@ pub enum Value {
     Text(String),
     /// A TOML integer.
     Integer(i64),
+    /// A TOML float.
+    Float(f64),
     /// A TOML boolean.
     Boolean(bool),
     /// A TOML array.
     List(Vec<Value>),
-    /// Something that no key takes: a float, a date, a table; holds its TOML name.
+    /// Something that no key takes: a date, a table; holds its TOML name.
     Other(&'static str),
     /// Text from the environment or a flag, where nothing is quoted.
     Bare(String),
@@ -28,6 +30,7 @@ impl Value {
         let found = match self {
             Self::Text(text) | Self::Bare(text) => format!("{text:?}"),
             Self::Integer(number) => number.to_string(),
+            Self::Float(number) => number.to_string(),
             Self::Boolean(truth) => truth.to_string(),
             Self::List(_) => "a list".to_owned(),
             Self::Other(name) => (*name).to_owned(),
@@ -176,6 +179,25 @@ impl Scalar for bool {
             Value::Bare(text) if text == "false" => Ok(false),
             other => Err(other.wanted("true or false")),
         }
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Scalar for Ratio {
+    const KIND: &'static str = "ratio";
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        let parsed = match value {
+            Value::Integer(0) => Some(Self::ZERO),
+            Value::Integer(1) => Some(Self::ONE),
+            Value::Float(number) => Self::new(*number),
+            Value::Bare(text) => text.parse().ok(),
+            _ => None,
+        };
+        parsed.ok_or_else(|| value.wanted("a number from 0 to 1"))
     }
 
     fn show(&self) -> String {

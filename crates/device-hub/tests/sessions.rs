@@ -91,6 +91,7 @@ async fn start(path: &Path, cores: u16) -> Node {
         registry: registry.clone(),
         hub_names: HubNames::new([HOST]),
         clock,
+        tracer: holdfast_spans::Tracer::off(),
         config: DeviceHubConfig::default(),
     });
     let stop = Stop::new();
@@ -193,6 +194,7 @@ async fn connect(core: &Rc<Core>, device: &str, token: &str, peer: &Rc<Peer>) ->
         protocol: Protocol::Mqtt,
         address: ([127, 0, 0, 1], 1).into(),
         tls: None,
+        trace: None,
     };
     let target: Rc<dyn SessionTarget> = peer.clone();
     match core.connect(&request, &target) {

@@ -117,6 +117,7 @@ impl Bench {
             payload: r#"{"a":1}"#.into(),
             connect_timeout: Duration::ZERO,
             response_timeout: Duration::from_secs(30),
+            trace: None,
         };
         tokio::task::spawn_local(async move { hub.invoke_method(&identity(DEVICE), &call).await })
     }

@@ -36,6 +36,7 @@ impl Bench {
             on_session_change: OnSessionChange::Redeliver,
             head: format!("{}/0/0", number + 1).into(),
             body: message(number).encode().into(),
+            trace: None,
         };
         let send = async move { hub.deliver(&identity(DEVICE), delivery, Duration::from_secs(20)).await };
         tokio::task::spawn_local(send)

@@ -26,6 +26,7 @@ impl Bench {
             payload: r#"{"a":1}"#.into(),
             connect_timeout,
             response_timeout: RESPONSE,
+            trace: None,
         };
         tokio::task::spawn_local(async move { hub.invoke_method(&identity(DEVICE), &call).await })
     }

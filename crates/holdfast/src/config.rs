@@ -26,6 +26,7 @@ use holdfast_provisioning::ProvisioningConfig;
 use holdfast_registry::RegistryConfig;
 use holdfast_service_api::events::EventsConfig;
 use holdfast_service_api::rest::RestConfig;
+use holdfast_spans::TracingConfig;
 use holdfast_storage::StorageConfig;
 
 use sections::{AuditConfig, LogConfig, OpsConfig, SecretsConfig, ServiceAuthConfig};
@@ -55,7 +56,7 @@ macro_rules! tree {
 
 tree! {
     hub: HubConfig, listen: ListenConfig, tls: TlsConfig, crl: CrlConfig, secrets: SecretsConfig, service_auth: ServiceAuthConfig, oidc: OidcConfig, cluster: ClusterConfig,
-    control: ControlConfig, peers: PeersConfig, ops: OpsConfig, log: LogConfig, audit: AuditConfig,
+    control: ControlConfig, peers: PeersConfig, ops: OpsConfig, log: LogConfig, audit: AuditConfig, tracing: TracingConfig,
     storage: StorageConfig, consensus: ConsensusConfig, registry: RegistryConfig, partition: PartitionConfig,
     device_hub: DeviceHubConfig, twins: TwinsConfig, throttles: ThrottlesConfig, net: NetConfig, mqtt: MqttConfig, amqp: AmqpConfig, https: HttpsConfig, provisioning: ProvisioningConfig, upload: UploadConfig, blob: BlobConfig, s3: S3Config, backup: BackupConfig, events: EventsConfig, rest: RestConfig
 }

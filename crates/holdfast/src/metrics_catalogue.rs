@@ -66,6 +66,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Metric> {
         holdfast_service_api::rest::METRICS,
         holdfast_oidc::METRICS,
         holdfast_provisioning::METRICS,
+        holdfast_spans::METRICS,
         holdfast_registry::METRICS,
         holdfast_consensus::METRICS,
         holdfast_storage::METRICS,

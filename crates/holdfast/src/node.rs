@@ -37,8 +37,10 @@ use holdfast_oidc::Issuer;
 use holdfast_provisioning::Provisioning;
 use holdfast_registry::{Changes, Founding, NodeInfo, NodeState, ProvisioningSettings, Registry};
 use holdfast_service_api::rest::RestService;
+use holdfast_spans::{Exporter, Resource};
 use holdfast_storage::DataDir;
 use holdfast_tasks::{Phase, Stop};
+use tokio::task::JoinHandle;
 
 use crate::config::{Config, ListenConfig};
 use crate::connection::{Blobs, Ports, hub_name};
@@ -86,6 +88,8 @@ pub(crate) struct Node {
     data: DataDir,
     /// `cluster.leave_on_stop`.
     leaves: bool,
+    /// Ends once the last spans are exported, or their time is over.
+    exporter: Option<JoinHandle<()>>,
 }
 
 impl Node {
@@ -104,6 +108,14 @@ impl Node {
         let cluster = ClusterJoin::start(config, data, &cores[0].handle(), &stop).await?;
         let (data, entry) = cluster.enter(config, data).await?;
         let store = Store::open(config, &data, &on_fatal, &cluster, &entry)?;
+        let resource = Resource {
+            instance: config.cluster.name(),
+            node: data.identity().incarnation,
+            hub: config.hub.host.clone(),
+        };
+        let (tracer, exporter) = Exporter::new(&config.tracing, &resource);
+        let exporter =
+            exporter.map(|exporter| holdfast_tasks::spawn_critical("span-export", exporter.run(stop.clone())));
         let builder = NodeBuilder {
             host: store.host.clone(),
             dispatch: cluster.dispatch.clone(),
@@ -128,6 +140,7 @@ impl Node {
             founding: founding(config),
             hub_names: HubNames::of_hub(&config.hub.host, &config.hub.aliases),
             config: node_config(config),
+            tracer,
             stop: stop.clone(),
         };
         let node = builder.start().await.map_err(anyhow::Error::from)?;
@@ -215,6 +228,7 @@ impl Node {
             uploads,
             data,
             leaves: config.cluster.leave_on_stop,
+            exporter,
         })
     }
 
@@ -300,6 +314,10 @@ impl Node {
         self.cores.into_iter().for_each(Core::end);
         let stopped = stopped.context("the last sync failed")?;
         self.store.close().await?;
+        if let Some(exporter) = self.exporter {
+            // Its panic has ended the process.
+            let _ = exporter.await;
+        }
         if stopped.left {
             self.data
                 .leave()

@@ -21,6 +21,7 @@ mod position;
 pub mod property;
 mod raft;
 mod rate;
+mod ratio;
 pub mod reason;
 mod redact;
 mod telemetry;
@@ -39,6 +40,7 @@ pub use partition::{PartitionCount, PartitionId};
 pub use position::SequenceNumber;
 pub use raft::{Incarnation, LinkId, NodeId, SessionKey, Term};
 pub use rate::Rate;
+pub use ratio::Ratio;
 pub use reason::RefusalReason;
 pub use redact::redact;
 pub use telemetry::{

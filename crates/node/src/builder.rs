@@ -17,6 +17,7 @@ use holdfast_device_hub::{
 use holdfast_model::{Incarnation, NodeId};
 use holdfast_partition::PartitionConfig;
 use holdfast_registry::{Founding, NodeInfo, Registry, RegistryConfig};
+use holdfast_spans::Tracer;
 use holdfast_storage::Sealer;
 use holdfast_tasks::Stop;
 
@@ -57,6 +58,8 @@ pub struct NodeBuilder {
     pub hub_names: HubNames,
     /// Limits and times.
     pub config: NodeConfig,
+    /// Makes the spans of the node.
+    pub tracer: Tracer,
     /// Ends the node's parts, phase by phase.
     pub stop: Stop,
 }
@@ -140,6 +143,7 @@ impl NodeBuilder {
             registry: registry.clone(),
             hub_names: self.hub_names,
             clock: clock.clone(),
+            tracer: self.tracer,
             config: config.device_hub.clone(),
         });
         dispatch.enter(Service::Session, Arc::clone(&hub) as _);

@@ -141,6 +141,7 @@ impl Boot {
         };
         let stop = Stop::new();
         let builder = NodeBuilder {
+            tracer: holdfast_spans::Tracer::off(),
             host: host.clone(),
             dispatch,
             peers: Arc::new(Book {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_model::{CertificateChain, PartitionId, RefusalReason, SessionKey, TlsParameters, UnixMillis};
+use holdfast_spans::{Attribute, Span, SpanName, TraceContext};
 use holdfast_tasks::critical;
 use tokio::time::Instant;
 
@@ -59,6 +60,7 @@ pub(super) struct OwnedConnectRequest {
     protocol: Protocol,
     address: std::net::SocketAddr,
     tls: Option<TlsParameters>,
+    trace: Option<TraceContext>,
 }
 
 impl OwnedConnectRequest {
@@ -74,6 +76,7 @@ impl OwnedConnectRequest {
             protocol: request.protocol,
             address: request.address,
             tls: request.tls.cloned(),
+            trace: request.trace,
         }
     }
 
@@ -88,6 +91,7 @@ impl OwnedConnectRequest {
             protocol: self.protocol,
             address: self.address,
             tls: self.tls.as_ref(),
+            trace: self.trace,
         }
     }
 }
@@ -95,12 +99,38 @@ impl OwnedConnectRequest {
 impl Core {
     /// Opens a session for `request`. The hub closes its connection through `target`.
     pub fn connect(self: &Rc<Self>, request: &ConnectRequest<'_>, target: &Rc<dyn SessionTarget>) -> ConnectAttempt {
+        let mut span = self.hub.tracer().enter(SpanName::Connect, None);
+        if !span.is_recorded() {
+            return self.decide(request, target);
+        }
+        describe(&mut span, request);
+        let request = ConnectRequest {
+            trace: span.context(),
+            ..*request
+        };
+        match self.decide(&request, target) {
+            ConnectAttempt::Done(result) => {
+                ended(span, &result);
+                ConnectAttempt::Done(result)
+            }
+            ConnectAttempt::Pending(pending) => ConnectAttempt::Pending(Box::pin(async move {
+                let result = pending.await;
+                ended(span, &result);
+                result
+            })),
+        }
+    }
+
+    fn decide(self: &Rc<Self>, request: &ConnectRequest<'_>, target: &Rc<dyn SessionTarget>) -> ConnectAttempt {
         if self.hub.sessions.refuses_sessions() {
             // Before the credential is checked: another node will check it.
             return ConnectAttempt::Done(Err(self.refuse(request, Refusal::new(RefusalReason::Draining))));
         }
         let now = self.clock().now();
-        match authenticate(&self.hub, request, now) {
+        let checking = self.hub.tracer().child(SpanName::Authenticate, request.trace);
+        let verified = authenticate(&self.hub, request, now);
+        checked(checking, &verified);
+        match verified {
             // Without the lease the replica may be stale: nothing is accepted (docs/decisions/0022).
             Ok(_) if !self.hub.parts.registry.in_lease() => self.confirm_later(request, target, true),
             Ok(verified) => critical(|| self.enter(request, verified, target, now, Turn::Wanted)),
@@ -205,7 +235,10 @@ impl Core {
                 tracing::debug!(%error, "a refusal was not confirmed by the registry's leader; the client is asked to retry later");
                 return unconfirmed();
             }
-            return match authenticate(&self.hub, request, self.clock().now()) {
+            let checking = self.hub.tracer().child(SpanName::Authenticate, request.trace);
+            let verified = authenticate(&self.hub, request, self.clock().now());
+            checked(checking, &verified);
+            return match verified {
                 Ok(_) if !registry.in_lease() => unconfirmed(),
                 // Checked again after the confirmation: an earlier read proves nothing.
                 Err(denied) if !confirms && denied.needs_confirmation => {
@@ -314,6 +347,8 @@ impl Core {
                 activity_due: Cell::new(activity_due),
             }
         };
+        let mut attaching = self.hub.tracer().child(SpanName::AttachSession, request.trace);
+        attaching.set(Attribute::Partition, || partition.0.to_string());
         let mut attached = None;
         if let ImmediateAttach::Ready(number, older) = self.hub.attach_now(partition, &info, key, self.index()) {
             holdfast_tasks::panic_point("attach", request.model_id.unwrap_or_default().as_bytes());
@@ -334,6 +369,7 @@ impl Core {
             info,
             key,
             is_done: false,
+            span: attaching,
         };
         let Some(permit) = self.hub.try_connect_permit() else {
             return ConnectAttempt::Done(Err(self.refuse(request, Refusal::new(RefusalReason::Unconfirmed))));
@@ -379,6 +415,7 @@ struct Attaching {
     info: Arc<SessionInfo>,
     key: SessionKey,
     is_done: bool,
+    span: Span,
 }
 
 impl Attaching {
@@ -391,11 +428,12 @@ impl Attaching {
         let deadline = Instant::now() + CONNECT_TIMEOUT;
         let (core, hub) = (Rc::clone(&self.core), Arc::clone(&self.core.hub));
         let (partition, info, key) = (self.partition, Arc::clone(&self.info), self.key);
+        let trace = self.span.context();
         let begin = async {
             let number = match attached {
                 Some(number) => number,
                 None => {
-                    let number = hub.attach(partition, &info, key, core.index()).await?;
+                    let number = hub.attach(partition, &info, key, core.index(), trace).await?;
                     core.catch_up(key);
                     number
                 }
@@ -411,7 +449,41 @@ impl Attaching {
         let begun = tokio::time::timeout_at(deadline, begin).await;
         let begun = begun.unwrap_or(Err(AttachError::TimedOut));
         self.is_done = begun.is_ok();
+        if let Err(error) = &begun {
+            self.span.fail("attach", || error.to_string());
+        }
         begun
+    }
+}
+
+/// What is known of a client before anything is checked.
+fn describe(span: &mut Span, request: &ConnectRequest<'_>) {
+    span.set(Attribute::Identity, || match request.module {
+        Some(module) => format!("{}/{module}", request.device),
+        None => request.device.to_owned(),
+    });
+    span.set(Attribute::Protocol, || request.protocol.as_str());
+    span.set(Attribute::ClientAddress, || request.address.ip().to_string());
+    span.set(Attribute::ClientPort, || usize::from(request.address.port()));
+    span.set(Attribute::Credential, || Offered::of(request).kind.as_str());
+    if let Some(tls) = request.tls {
+        span.set(Attribute::TlsVersion, || tls.version.to_string());
+    }
+}
+
+fn checked(mut span: Span, verified: &Result<Verified, Denied>) {
+    if let Err(denied) = verified {
+        let refusal = denied.refusal;
+        span.fail(refusal.reason.as_str(), || {
+            denied.detail.as_deref().unwrap_or(refusal.reason.as_str()).to_owned()
+        });
+    }
+}
+
+fn ended(mut span: Span, result: &Result<Session, Refusal>) {
+    match result {
+        Ok(session) => span.set(Attribute::Partition, || session.partition.0.to_string()),
+        Err(refusal) => span.fail(refusal.reason.as_str(), || refusal.reason.to_string()),
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use holdfast_model::{CertificateChain, ErrorCode, RefusalReason, TlsParameters};
+use holdfast_spans::TraceContext;
 
 /// The protocol of a connection, for metric labels, the audit log and `diagnose`; no rule of the hub depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -136,6 +137,8 @@ pub struct ConnectRequest<'a> {
     pub address: SocketAddr,
     /// The parameters of its TLS connection.
     pub tls: Option<&'a TlsParameters>,
+    /// The recorded span of the connect: the hub sets it.
+    pub trace: Option<TraceContext>,
 }
 
 /// A new connection's request about the subscriptions that outlive connections.

@@ -9,6 +9,7 @@ use holdfast_cluster::route::Partitions;
 use holdfast_cluster::transport::Transport;
 use holdfast_model::{ErrorCode, IdentityId, Incarnation, NodeId, PartitionId, UnixMillis};
 use holdfast_registry::Registry;
+use holdfast_spans::Tracer;
 use holdfast_tasks::ByteBudget;
 use holdfast_tasks::sync::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -56,6 +57,8 @@ pub struct HubParts {
     pub hub_names: HubNames,
     /// The clock.
     pub clock: Clock,
+    /// Makes the spans of this node.
+    pub tracer: Tracer,
     /// Limits.
     pub config: DeviceHubConfig,
 }
@@ -172,6 +175,12 @@ impl DeviceHub {
     #[must_use]
     pub fn audit(&self) -> &Audit {
         &self.audit
+    }
+
+    /// Makes the spans of this node.
+    #[must_use]
+    pub fn tracer(&self) -> &Tracer {
+        &self.parts.tracer
     }
 
     /// The local registry replica.

@@ -12,6 +12,7 @@ use holdfast_proto::cluster::v1::cloud_queue_answer::Outcome;
 use holdfast_proto::cluster::v1::cloud_queue_request::Operation;
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_request::Request;
+use holdfast_spans::{Attribute, Span, SpanName, TraceContext};
 use thiserror::Error;
 
 use super::change::{QueueError, QueueKeys};
@@ -71,6 +72,22 @@ pub enum CloudQueueError {
     /// The owner did not answer. The request may have been carried out.
     #[error("it is unknown whether the request was carried out")]
     Unknown,
+}
+
+impl CloudQueueError {
+    /// The word in spans.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full { .. } => "queue-full",
+            Self::Gone => "gone",
+            Self::NoOwner => "no-owner",
+            Self::Busy => "busy",
+            Self::DiskFull => "disk-full",
+            Self::LockLost => "lock-lost",
+            Self::Unreadable => "unreadable",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 impl From<ChangeError> for CloudQueueError {
@@ -145,7 +162,44 @@ impl DeviceHub {
         generation: &GenerationId,
         message: &CloudMessage,
     ) -> Result<Enqueued, CloudQueueError> {
-        let operation = Operation::Enqueue(message.encode().into());
+        let mut span = match self.tracer().is_on() {
+            true => {
+                let client = message.trace.or_else(|| message.context_in_properties());
+                self.tracer().enter(SpanName::SendMessage, client)
+            }
+            false => Span::none(),
+        };
+        span.set(Attribute::Identity, || identity.to_string());
+        span.set(Attribute::BodyBytes, || message.body.len());
+        if let Some(id) = &message.message_id {
+            span.set(Attribute::MessageId, || id.clone());
+        }
+        let enqueued = self
+            .enqueue_anywhere(identity, generation, message, span.context())
+            .await;
+        match &enqueued {
+            Ok(enqueued) => span.set(Attribute::Sequence, || enqueued.sequence),
+            Err(error) => span.fail(error.as_str(), || error.to_string()),
+        }
+        enqueued
+    }
+
+    async fn enqueue_anywhere(
+        self: &Arc<Self>,
+        identity: &IdentityId,
+        generation: &GenerationId,
+        message: &CloudMessage,
+        trace: Option<TraceContext>,
+    ) -> Result<Enqueued, CloudQueueError> {
+        let stored = match trace == message.trace {
+            true => message.encode(),
+            false => CloudMessage {
+                trace,
+                ..message.clone()
+            }
+            .encode(),
+        };
+        let operation = Operation::Enqueue(stored.into());
         let answer = self
             .ask_queue(identity, generation, operation, Repeat::WhileCertain)
             .await;
@@ -335,6 +389,8 @@ impl DeviceHub {
             feedback: decoded.feedback,
             message_id: decoded.message_id.unwrap_or_default().into(),
         };
+        let mut span = self.tracer().child(SpanName::EnqueueMessage, decoded.trace);
+        span.set(Attribute::Partition, || partition.0.to_string());
         let enqueued = self.change_queue(partition, identity, generation, move |queue, change| {
             match queue.enqueue(new, change.rules, change.now) {
                 Ok((sequence, expires)) => {
@@ -348,7 +404,12 @@ impl DeviceHub {
                 Err(full) => codec::full(&full, change.now),
             }
         });
-        enqueued.await
+        let enqueued = enqueued.await;
+        match &enqueued {
+            Ok(answer) => span.set(Attribute::Sequence, || answer.sequence),
+            Err(error) => span.fail("not-stored", || error.to_string()),
+        }
+        enqueued
     }
 
     async fn requeue(

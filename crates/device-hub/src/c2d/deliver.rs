@@ -13,17 +13,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use holdfast_model::{GenerationId, IdentityId, PartitionId, Term};
 use holdfast_partition::Partition;
+use holdfast_spans::{Attribute, Span, SpanName};
 
 use super::change::{QueueError, QueueKeys};
 use super::index::Delivering;
+use super::message::CloudMessage;
 use super::queue::{Ended, Queue, Queued};
 use crate::DeviceHub;
 use crate::downlink::delivery::{
-    Delivery, DeliveryError, DeliveryKind, DeliveryOutcome, OnSessionChange, PendingDelivery, Settlement,
+    Delivery, DeliveryError, DeliveryKind, DeliveryOutcome, OnSessionChange, PendingDelivery, Settlement, note_outcome,
 };
 use crate::owner::state_writer::ChangeError;
 
@@ -142,11 +145,15 @@ impl DeviceHub {
                 tracing::error!(%identity, sequence = message.sequence, "a message of a queue is missing; its queue is not delivered");
                 break;
             };
+            let mut span = self.span_of_delivery(&body);
+            span.set(Attribute::Identity, || identity.to_string());
+            span.set(Attribute::Sequence, || message.sequence);
             let delivery = Delivery {
                 kind: DeliveryKind::CloudToDevice,
                 on_session_change: OnSessionChange::Return,
                 head: head(message),
                 body,
+                trace: span.context(),
             };
             let bytes = delivery.bytes();
             {
@@ -165,9 +172,10 @@ impl DeviceHub {
                         bytes,
                         term,
                     };
-                    outcomes.push(Box::pin(outcome(in_flight, pending)));
+                    outcomes.push(Box::pin(outcome(in_flight, pending, span)));
                 }
                 Err(error) => {
+                    span.fail(error.as_str(), || error.to_string());
                     delivering.unlock([message.sequence]);
                     match error {
                         DeliveryError::QueueFull { .. } => return Handed::SessionIsFull,
@@ -236,6 +244,16 @@ impl DeviceHub {
         delivering.unlock(ended.iter().map(|(in_flight, _)| in_flight.sequence));
     }
 
+    /// A span below that of the message's sending.
+    fn span_of_delivery(&self, message: &Bytes) -> Span {
+        match self.tracer().is_on() {
+            true => self
+                .tracer()
+                .child(SpanName::DeliverMessage, CloudMessage::trace_of(message)),
+            false => Span::none(),
+        }
+    }
+
     pub(crate) fn count_end(&self, end: Ended) {
         match end {
             Ended::Completed => self.metrics.c2d_completed.increment(1),
@@ -251,8 +269,9 @@ fn head(message: &Queued) -> Arc<str> {
     format!("{}/{}/{}", message.sequence, message.deliveries, message.enqueued.0).into()
 }
 
-async fn outcome(in_flight: InFlight, pending: PendingDelivery) -> (InFlight, DeliveryOutcome) {
+async fn outcome(in_flight: InFlight, pending: PendingDelivery, mut span: Span) -> (InFlight, DeliveryOutcome) {
     let outcome = pending.outcome().await;
+    note_outcome(&mut span, Ok(outcome));
     (in_flight, outcome)
 }
 

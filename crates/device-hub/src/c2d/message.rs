@@ -6,11 +6,19 @@
 use bytes::Bytes;
 use holdfast_model::UnixMillis;
 use holdfast_proto::device::v1 as proto;
+use holdfast_spans::{CONTEXT_PROPERTIES, TraceContext};
 use prost::Message as _;
 
 use super::feedback::FeedbackRequest;
 
 const VERSION: u32 = 1;
+
+/// Of `StoredCloudMessage`: all other fields are skipped.
+#[derive(Clone, PartialEq, prost::Message)]
+struct StoredTrace {
+    #[prost(bytes = "bytes", tag = "12")]
+    trace: Bytes,
+}
 
 /// A cloud-to-device message (Spec amqp §7, device-mqtt §6).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -35,6 +43,8 @@ pub struct CloudMessage {
     pub properties: Vec<(String, Option<String>)>,
     /// The payload.
     pub body: Bytes,
+    /// Of one that is sent: its sender's context. Of a stored one: the recorded span of its sending, for the hub alone.
+    pub trace: Option<TraceContext>,
 }
 
 impl CloudMessage {
@@ -75,8 +85,25 @@ impl CloudMessage {
             feedback: FeedbackRequest::number(self.feedback),
             properties: properties.collect(),
             body: self.body.clone(),
+            trace: TraceContext::to_wire(self.trace),
         };
         stored.encode_to_vec()
+    }
+
+    /// The context that its sender has put into its properties: `traceparent`, or `Diagnostic-Id` as Azure's SDKs write it.
+    #[must_use]
+    pub fn context_in_properties(&self) -> Option<TraceContext> {
+        let value = |name: &str| {
+            let property = self.properties.iter().find(|(known, _)| known == name)?;
+            TraceContext::parse(property.1.as_deref()?)
+        };
+        CONTEXT_PROPERTIES.iter().find_map(|name| value(name))
+    }
+
+    /// The recorded span of the sending of a stored message, without decoding the rest.
+    #[must_use]
+    pub(crate) fn trace_of(value: &Bytes) -> Option<TraceContext> {
+        TraceContext::from_wire(&StoredTrace::decode(value.clone()).ok()?.trace)
     }
 
     /// Reads the stored form, which is also the body of a delivery; `None` when this version cannot read it.
@@ -98,6 +125,7 @@ impl CloudMessage {
             feedback: FeedbackRequest::from_number(stored.feedback),
             properties: properties.collect(),
             body: stored.body,
+            trace: TraceContext::from_wire(&stored.trace),
         })
     }
 }
@@ -119,7 +147,9 @@ mod tests {
             feedback: Some(FeedbackRequest::Full),
             properties: vec![("a".into(), None), ("b".into(), Some("ü".into()))],
             body: Bytes::from_static(&[0, 1, 2]),
+            trace: TraceContext::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
         };
+        assert_eq!(CloudMessage::trace_of(&full.encode().into()), full.trace);
         assert_eq!(full.size(), 3 + 2 + 1 + 31 + 16 + 5 + 1 + 3);
         for message in [full, CloudMessage::default()] {
             assert_eq!(CloudMessage::decode(&message.encode().into()), Some(message));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use holdfast_spans::{Attribute, Span, TraceContext};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
@@ -91,6 +92,8 @@ pub struct Delivery {
     pub head: Arc<str>,
     /// The encoded message; a [`CloudMessage`](crate::CloudMessage) in its stored form.
     pub body: Bytes,
+    /// The recorded span that it belongs to.
+    pub trace: Option<TraceContext>,
 }
 
 impl Delivery {
@@ -120,6 +123,15 @@ pub enum Settlement {
 }
 
 impl Settlement {
+    /// The word in spans.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Rejected => "rejected",
+            Self::Released => "released",
+        }
+    }
+
     /// Its number in calls between nodes.
     pub(crate) const fn number(self) -> u32 {
         match self {
@@ -148,6 +160,40 @@ pub enum DeliveryOutcome {
     NotDelivered,
     /// It may have been sent to the device; the session or the ownership of the partition ended before it was settled.
     Unknown,
+}
+
+impl DeliveryOutcome {
+    /// The word in spans.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Settled(settlement) => settlement.as_str(),
+            Self::NotDelivered => "not-delivered",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl DeliveryError {
+    /// The word in spans.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoOwner => "no-owner",
+            Self::NotConnected => "not-connected",
+            Self::NotListening => "not-listening",
+            Self::Busy => "busy",
+            Self::QueueFull { .. } => "queue-full",
+            Self::Unsettled => "unsettled",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Notes how a delivery ended.
+pub(crate) fn note_outcome(span: &mut Span, outcome: Result<DeliveryOutcome, DeliveryError>) {
+    match outcome {
+        Ok(outcome) => span.set(Attribute::Settlement, || outcome.as_str()),
+        Err(error) => span.fail(error.as_str(), || error.to_string()),
+    }
 }
 
 /// Why a delivery has no outcome. Each variant says whether the owner of the partition has queued it.

@@ -260,6 +260,7 @@ mod tests {
             on_session_change,
             head: "".into(),
             body: Bytes::copy_from_slice(text.as_bytes()),
+            trace: None,
         }
     }
 

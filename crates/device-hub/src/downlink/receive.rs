@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use holdfast_cluster::route::Owner;
 use holdfast_model::{IdentityId, LinkId, PartitionId, SessionKey};
+use holdfast_spans::{Attribute, Span, SpanName, TraceContext, Tracer};
 use tokio::sync::oneshot;
 
 use super::credit::SharedCredit;
@@ -36,6 +37,8 @@ pub struct ReceivedDelivery {
     /// The encoded message.
     pub body: Bytes,
     pub(crate) id: DeliveryId,
+    /// The recorded span that it belongs to.
+    pub(crate) trace: Option<TraceContext>,
 }
 
 impl ReceivedDelivery {
@@ -60,14 +63,42 @@ pub(crate) struct SessionDownlink {
     credit: Arc<SharedCredit>,
     /// Handed to the front end and not settled, with their bytes; bounded by the credit.
     unsettled: BTreeMap<DeliveryTag, Unsettled>,
+    /// The recorded methods that the device has not answered, by request id; the front end limits their number.
+    methods: Vec<(Box<str>, Span)>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Unsettled {
     id: DeliveryId,
     /// The owner that sent it: another one knows other deliveries under the same ids.
     owner: Owner,
     bytes: usize,
+    /// Of a cloud-to-device message.
+    span: Span,
+}
+
+impl SessionDownlink {
+    /// The span of a delivery that is handed over; that of a method lasts until its answer and is kept here.
+    fn span_of(&mut self, item: &ReceivedDelivery, tracer: &Tracer) -> Span {
+        match item.kind {
+            DeliveryKind::CloudToDevice => {
+                let mut span = tracer.child(SpanName::SettleMessage, item.trace);
+                span.set(Attribute::BodyBytes, || item.body.len());
+                span
+            }
+            DeliveryKind::Method => {
+                // `name/id/ms`, and a name has no slash.
+                let id = item.head.split('/').nth(1).unwrap_or_default();
+                let mut span = tracer.child(SpanName::RunMethod, item.trace);
+                span.set(Attribute::BodyBytes, || item.body.len());
+                if span.is_recorded() {
+                    self.methods.push((id.into(), span));
+                }
+                Span::none()
+            }
+            DeliveryKind::TwinChange => Span::none(),
+        }
+    }
 }
 
 impl Core {
@@ -103,7 +134,8 @@ impl Core {
                 .get_mut(&session.key)
                 .and_then(|downlink| downlink.unsettled.remove(&tag))
         };
-        if let Some(unsettled) = unsettled {
+        if let Some(mut unsettled) = unsettled {
+            unsettled.span.set(Attribute::Settlement, || settlement.as_str());
             self.hub.release_downlink(unsettled.bytes);
             let report = ReportedSettlement {
                 info: Arc::clone(&session.info),
@@ -118,8 +150,26 @@ impl Core {
 
     /// The result of a method that `session` has received; `request_id` is the second part of the delivery's head.
     pub fn report_method_result(&self, session: &Session, request_id: &str, result: MethodResult) {
+        self.end_method_span(session.key, request_id, &result);
         self.hub
             .report_method_result(&session.info.identity, request_id, result);
+    }
+
+    fn end_method_span(&self, key: SessionKey, request_id: &str, result: &MethodResult) {
+        let mut downlinks = self.downlinks.borrow_mut();
+        let methods = downlinks.get_mut(&key).map(|downlink| &mut downlink.methods);
+        let Some(methods) = methods.filter(|methods| !methods.is_empty()) else {
+            return;
+        };
+        let Some(index) = methods.iter().position(|(id, _)| **id == *request_id) else {
+            return;
+        };
+        let (_, mut span) = methods.swap_remove(index);
+        match result {
+            MethodResult::Answered(answer) => span.set(Attribute::MethodStatus, || answer.status),
+            MethodResult::TooMany => span.fail("too-many-in-flight", || "too many calls in flight".to_owned()),
+            MethodResult::Disconnected => span.fail("disconnected", || "the connection ended first".to_owned()),
+        }
     }
 
     /// The session has ended: its unsettled deliveries do not count any more.
@@ -185,10 +235,15 @@ impl Core {
         };
         // Before the front end has it: it may settle the delivery at once.
         if let Some(downlink) = self.downlinks.borrow_mut().get_mut(&key) {
+            let span = match item.trace {
+                None => Span::none(),
+                Some(_) => downlink.span_of(&item, self.hub.tracer()),
+            };
             let unsettled = Unsettled {
                 id: item.id,
                 owner,
                 bytes,
+                span,
             };
             downlink.unsettled.insert(item.tag, unsettled);
         }

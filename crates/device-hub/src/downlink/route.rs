@@ -15,9 +15,10 @@ use holdfast_model::{IdentityId, PartitionId};
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_request::Request;
 use holdfast_proto::cluster::v1::{self as proto};
+use holdfast_spans::{Attribute, SpanName};
 use tokio::time::Instant;
 
-use super::delivery::{Delivery, DeliveryError, DeliveryOutcome};
+use super::delivery::{Delivery, DeliveryError, DeliveryOutcome, note_outcome};
 use crate::DeviceHub;
 use crate::rpc::client::FORMER_OWNER_TIMEOUT;
 use crate::rpc::codec;
@@ -78,6 +79,20 @@ impl DeviceHub {
     pub(crate) async fn deliver_and_wait(
         self: &Arc<Self>,
         identity: &IdentityId,
+        mut delivery: Delivery,
+        timeout: Duration,
+    ) -> Result<DeliveryOutcome, DeliveryError> {
+        let mut span = self.tracer().child(SpanName::QueueDelivery, delivery.trace);
+        span.set(Attribute::Identity, || identity.to_string());
+        delivery.trace = span.context();
+        let outcome = self.queue_and_wait(identity, delivery, timeout).await;
+        note_outcome(&mut span, outcome);
+        outcome
+    }
+
+    async fn queue_and_wait(
+        self: &Arc<Self>,
+        identity: &IdentityId,
         delivery: Delivery,
         timeout: Duration,
     ) -> Result<DeliveryOutcome, DeliveryError> {
@@ -110,8 +125,11 @@ impl DeviceHub {
             .remote_deliveries
             .try_acquire(bytes)
             .map_err(|_| DeliveryError::Busy)?;
-        let request = Request::Send(codec::encode_send(identity, delivery, timeout));
-        match self
+        let mut span = self.tracer().child(SpanName::SendDelivery, delivery.trace);
+        span.set(Attribute::Partition, || partition.0.to_string());
+        span.set(Attribute::Peer, || owner.node.to_string());
+        let request = Request::Send(codec::encode_send(identity, delivery, timeout, span.context()));
+        let outcome = match self
             .call_owner_for(partition, owner, request, timeout + ANSWER_MARGIN, FORMER_OWNER_TIMEOUT)
             .await
         {
@@ -121,6 +139,8 @@ impl DeviceHub {
                 Err(DeliveryError::NoOwner)
             }
             Ok(_) | Err(CallError::Unknown(_)) => Err(DeliveryError::Unknown),
-        }
+        };
+        note_outcome(&mut span, outcome);
+        outcome
     }
 }

@@ -12,6 +12,7 @@ use holdfast_model::{IdentityId, Incarnation, LinkId, PartitionId, SessionKey, T
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_request::Request;
 use holdfast_proto::cluster::v1::{self as proto};
+use holdfast_spans::TraceContext;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
@@ -187,6 +188,7 @@ impl DeviceHub {
         info: &Arc<SessionInfo>,
         key: SessionKey,
         core: u16,
+        trace: Option<TraceContext>,
     ) -> Result<SessionNumber, AttachError> {
         let mut openings = self.sessions.openings(partition);
         loop {
@@ -204,7 +206,7 @@ impl DeviceHub {
                 let _ = openings.changed().await;
                 continue;
             };
-            let number = match self.attach_at_owner(partition, link, info, key).await {
+            let number = match self.attach_at_owner(partition, link, info, key, trace).await {
                 AttachReply::Ready(number) => number,
                 AttachReply::Waiting(number) => match self.wait_for_predecessor(partition, link, info, key).await {
                     Ok(AttachReadiness::Ready) => number,
@@ -368,6 +370,7 @@ impl DeviceHub {
         link: Link,
         info: &Arc<SessionInfo>,
         key: SessionKey,
+        trace: Option<TraceContext>,
     ) -> AttachReply {
         if link.owner.node == self.parts.node {
             let (term, caller) = (link.owner.term, self.caller_link(link.id));
@@ -391,7 +394,12 @@ impl DeviceHub {
                 return AttachReply::Retry(OwnerError::Busy);
             }
             let info = Arc::clone(info);
-            sessions.outbox.attaches.push_back(PendingAttach { info, key, reply });
+            sessions.outbox.attaches.push_back(PendingAttach {
+                info,
+                key,
+                trace,
+                reply,
+            });
         }
         self.flush(partition);
         replied.await.unwrap_or(AttachReply::Retry(OwnerError::LinkLost))
@@ -552,7 +560,10 @@ impl DeviceHub {
             registry_index: self.parts.registry.group().applied_index(),
             attach: attaches
                 .iter()
-                .map(|one| codec::encode_item(&one.info, one.key, None, Credit::default()))
+                .map(|one| proto::SessionItem {
+                    trace: TraceContext::to_wire(one.trace),
+                    ..codec::encode_item(&one.info, one.key, None, Credit::default())
+                })
                 .collect(),
             detach: detaches
                 .iter()

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use holdfast_cluster::route::Owner;
 use holdfast_model::{IdentityId, LinkId, PartitionCount, PartitionId, SessionKey, UnixMillis};
+use holdfast_spans::TraceContext;
 use holdfast_tasks::sync::{Mutex, MutexGuard};
 use holdfast_tasks::watch;
 use tokio::sync::oneshot;
@@ -80,6 +81,8 @@ pub(crate) struct Link {
 pub(crate) struct PendingAttach {
     pub(crate) info: Arc<SessionInfo>,
     pub(crate) key: SessionKey,
+    /// The span that waits for it.
+    pub(crate) trace: Option<TraceContext>,
     pub(crate) reply: oneshot::Sender<AttachReply>,
 }
 
@@ -433,6 +436,7 @@ mod tests {
             PendingAttach {
                 info,
                 key: SessionKey(key),
+                trace: None,
                 reply,
             },
             answered,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_model::IdentityId;
 use holdfast_proto::cluster::v1::session_request::Request;
+use holdfast_spans::{Attribute, SpanName, TraceContext};
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -37,6 +38,8 @@ pub struct MethodCall {
     pub connect_timeout: Duration,
     /// How long the device may take to answer.
     pub response_timeout: Duration,
+    /// The caller's context, if it has sent one.
+    pub trace: Option<TraceContext>,
 }
 
 /// A device's answer.
@@ -74,6 +77,21 @@ pub enum MethodError {
     NoOwner,
 }
 
+impl MethodError {
+    /// The word in spans.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotConnected => "not-connected",
+            Self::NotSubscribed => "not-subscribed",
+            Self::Disconnected => "disconnected",
+            Self::NoAnswer => "no-answer",
+            Self::TooManyInFlight => "too-many-in-flight",
+            Self::Busy => "busy",
+            Self::NoOwner => "no-owner",
+        }
+    }
+}
+
 /// What follows from the outcome of sending a call.
 enum Sent {
     /// The device has it, or may have it.
@@ -94,9 +112,26 @@ impl DeviceHub {
         identity: &IdentityId,
         call: &MethodCall,
     ) -> Result<MethodAnswer, MethodError> {
+        let mut span = self.tracer().enter(SpanName::InvokeMethod, call.trace);
+        span.set(Attribute::Identity, || identity.to_string());
+        span.set(Attribute::Method, || call.name.to_string());
+        let result = self.call_method(identity, call, span.context()).await;
+        match &result {
+            Ok(answer) => span.set(Attribute::MethodStatus, || answer.status),
+            Err(error) => span.fail(error.as_str(), || error.to_string()),
+        }
+        result
+    }
+
+    async fn call_method(
+        self: &Arc<Self>,
+        identity: &IdentityId,
+        call: &MethodCall,
+        trace: Option<TraceContext>,
+    ) -> Result<MethodAnswer, MethodError> {
         let mut pending = self.method_calls.begin(identity).ok_or(MethodError::Busy)?;
         self.metrics.methods_invoked.increment(1);
-        let result = self.call_until_answered(identity, call, &mut pending).await;
+        let result = self.call_until_answered(identity, call, trace, &mut pending).await;
         if may_have_received(&result) {
             self.charge(|| call.payload.len());
         }
@@ -113,6 +148,7 @@ impl DeviceHub {
         self: &Arc<Self>,
         identity: &IdentityId,
         call: &MethodCall,
+        trace: Option<TraceContext>,
         pending: &mut PendingCall,
     ) -> Result<MethodAnswer, MethodError> {
         let connect_until = Instant::now() + call.connect_timeout;
@@ -126,6 +162,7 @@ impl DeviceHub {
                 on_session_change: OnSessionChange::Return,
                 head: Arc::clone(&head),
                 body: call.payload.clone(),
+                trace,
             };
             let sent = tokio::select! {
                 biased;

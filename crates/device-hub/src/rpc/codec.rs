@@ -11,6 +11,7 @@ use holdfast_model::limits::MAX_CHAIN_CERTIFICATES;
 use holdfast_model::{DeviceId, GenerationId, IdentityId, Incarnation, ModuleId, NodeId, SessionKey, Term, UnixMillis};
 use holdfast_proto::cluster::v1::session_attached::Outcome;
 use holdfast_proto::cluster::v1::{self as proto};
+use holdfast_spans::TraceContext;
 use prost::Message;
 
 use crate::Protocol;
@@ -139,6 +140,7 @@ pub(crate) fn encode_item(
         credit: (credit != Credit::default()).then(|| encode_counters(credit)),
         certificate: info.certificate.as_deref().map(encode_certificate),
         address: info.address.map(|address| address.to_string()).unwrap_or_default(),
+        trace: Bytes::new(),
     }
 }
 
@@ -319,6 +321,7 @@ pub(crate) fn encode_deliveries(session: &SessionDeliveries) -> proto::SessionDe
         kind: item.delivery.kind.number(),
         head: item.delivery.head.to_string(),
         body: item.delivery.body.clone(),
+        trace: TraceContext::to_wire(item.delivery.trace),
     });
     proto::SessionDeliveries {
         session: Some(encode_ended(&session.identity, session.address.key)),
@@ -335,6 +338,7 @@ pub(crate) fn decode_deliveries(session: proto::SessionDeliveries) -> Result<Rec
             kind: DeliveryKind::from_number(item.kind).ok_or_else(|| refused("an unknown kind of delivery"))?,
             head: item.head.into(),
             body: item.body,
+            trace: TraceContext::from_wire(&item.trace),
         })
     });
     Ok(ReceivedDeliveries {
@@ -352,6 +356,7 @@ pub(crate) fn receive_locally(session: &SessionDeliveries) -> ReceivedDeliveries
         kind: item.delivery.kind,
         head: Arc::clone(&item.delivery.head),
         body: item.delivery.body.clone(),
+        trace: item.delivery.trace,
     });
     ReceivedDeliveries {
         identity: session.identity.clone(),
@@ -451,7 +456,12 @@ pub(crate) fn decode_subscription_answer(answer: &proto::SessionSubscriptionAnsw
 }
 
 /// A delivery for the owner of the identity's partition, which waits up to `timeout` for its outcome.
-pub(crate) fn encode_send(identity: &IdentityId, delivery: &Delivery, timeout: Duration) -> proto::SessionSend {
+pub(crate) fn encode_send(
+    identity: &IdentityId,
+    delivery: &Delivery,
+    timeout: Duration,
+    trace: Option<TraceContext>,
+) -> proto::SessionSend {
     proto::SessionSend {
         device: identity.device.as_str().to_owned(),
         module: encode_module(identity),
@@ -460,6 +470,7 @@ pub(crate) fn encode_send(identity: &IdentityId, delivery: &Delivery, timeout: D
         head: delivery.head.to_string(),
         body: delivery.body.clone(),
         wait_ms: millis(timeout),
+        trace: TraceContext::to_wire(trace),
     }
 }
 
@@ -472,6 +483,7 @@ pub(crate) fn decode_send(send: &proto::SessionSend) -> Result<(IdentityId, Deli
         },
         head: send.head.as_str().into(),
         body: send.body.clone(),
+        trace: TraceContext::from_wire(&send.trace),
     };
     Ok((decode_identity(&send.device, &send.module)?, delivery))
 }

@@ -11,6 +11,7 @@ use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_attached::Outcome;
 use holdfast_proto::cluster::v1::session_request::Request;
 use holdfast_proto::cluster::v1::{self as proto};
+use holdfast_spans::{Attribute, SpanName, TraceContext};
 
 use super::codec::{self, refused};
 use crate::DeviceHub;
@@ -240,6 +241,10 @@ impl CallServer {
                 continue;
             }
             let key = SessionKey(item.key);
+            let trace = TraceContext::from_wire(&item.trace);
+            let mut span = self.hub.tracer().child(SpanName::BeginSession, trace);
+            span.set(Attribute::Partition, || partition.0.to_string());
+            span.set(Attribute::Identity, || info.identity.to_string());
             let outcome = self
                 .hub
                 .ownership

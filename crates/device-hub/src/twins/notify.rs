@@ -145,6 +145,7 @@ impl DeviceHub {
             on_session_change: OnSessionChange::Return,
             head: version.to_string().into(),
             body,
+            trace: None,
         };
         let bytes = delivery.body.len();
         match self.deliver_here(identity, delivery) {

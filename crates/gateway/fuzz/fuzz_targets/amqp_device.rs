@@ -241,6 +241,7 @@ async fn run(bench: &Bench, amqp: &Amqp, input: &[u8]) {
                     payload: "{}".into(),
                     connect_timeout: Duration::ZERO,
                     response_timeout: Duration::from_secs(5),
+                    trace: None,
                 };
                 tokio::task::spawn_local(async move { hub.invoke_method(&identity(DEVICE), &call).await });
             }

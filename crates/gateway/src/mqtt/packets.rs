@@ -223,6 +223,7 @@ impl Connection {
             protocol: self.protocol,
             address: self.transport.address(),
             tls: tls.as_ref(),
+            trace: None,
         };
         let target: Rc<dyn SessionTarget> = Rc::clone(self) as Rc<dyn SessionTarget>;
         match self.front.core.connect(&request, &target) {

@@ -1,4 +1,4 @@
-//! Connections to servers that are none of the hub's nodes: sources of CRLs, storage, webhooks.
+//! Requests of the provisioning service to servers that are none of the hub's nodes.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use holdfast_client::http::Connection;
+pub(super) use holdfast_client::outbound::connect;
 use holdfast_provisioning::{Outbound, OutboundAnswer, OutboundError, OutboundRequest};
 use holdfast_tasks::sync::Mutex;
 use http::uri::Authority;
@@ -14,31 +15,6 @@ use http::{HeaderName, Method, Uri, header};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-
-/// Connects; without `ca_file` the system's CAs count. The caller bounds the time.
-///
-/// # Errors
-/// Names the step that failed.
-pub(super) async fn connect(
-    authority: &Authority,
-    is_tls: bool,
-    ca_file: Option<PathBuf>,
-    max_answer_bytes: usize,
-) -> Result<Connection> {
-    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    let socket = TcpStream::connect((name, port)).await.context("cannot connect")?;
-    if !is_tls {
-        return Connection::open_bounded(socket, authority.as_str(), max_answer_bytes).await;
-    }
-    let tls = holdfast_client::tls::config(ca_file.as_deref(), rustls::DEFAULT_VERSIONS)?;
-    let server = ServerName::try_from(name.to_owned())?;
-    let stream = TlsConnector::from(Arc::new(tls))
-        .connect(server, socket)
-        .await
-        .context("no TLS")?;
-    Connection::open_bounded(stream, authority.as_str(), max_answer_bytes).await
-}
 
 /// Largest answer to the provisioning service that is read.
 const MAX_ANSWER_BYTES: usize = 1 << 20;

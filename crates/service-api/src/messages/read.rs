@@ -55,6 +55,7 @@ pub(super) fn message(payload: &[u8], format: u32, now: UnixMillis) -> Result<(I
         feedback,
         properties: application,
         body,
+        trace: None,
     };
     match too_large(&message) {
         Some(text) => Err(Refused::new(ErrorCode::MessageTooLarge, text)),

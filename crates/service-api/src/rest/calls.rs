@@ -23,6 +23,7 @@ mod twins;
 use holdfast_device_hub::WriteMode;
 use holdfast_model::{DeviceId, ErrorCode, IdentityId};
 use holdfast_registry::{IdentityWrite, IfMatch, RegistryError, UnavailableReason, Written};
+use holdfast_spans::TraceContext;
 use http::{HeaderMap, Uri};
 use serde_json::json;
 use tokio::sync::SemaphorePermit;
@@ -143,6 +144,14 @@ impl Request<'_> {
     /// The request's condition.
     fn if_match(&self) -> Result<Option<IfMatch>, ApiError> {
         etag::if_match(self.headers)
+    }
+
+    /// The client's context in `traceparent`, where spans are recorded.
+    fn trace_context(&self) -> Option<TraceContext> {
+        if !self.shared.hub.tracer().is_on() {
+            return None;
+        }
+        TraceContext::parse(self.headers.get("traceparent")?.to_str().ok()?)
     }
 
     /// Writes one identity and records the outcome in the audit log.

@@ -92,6 +92,7 @@ impl Node {
             registry: registry.clone(),
             hub_names: HubNames::new([HOST]),
             clock: Clock::system(),
+            tracer: holdfast_spans::Tracer::off(),
             config,
         });
         dispatch.enter(Service::Session, Arc::clone(&hub) as _);

@@ -61,7 +61,8 @@ pub(super) async fn list(id: &IdentityId, request: &Request<'_>) -> Result<Reply
 /// `POST /holdfast/v1/devices/{id}[/modules/{id}]/c2d`.
 pub(super) async fn send(id: &IdentityId, mut request: Request<'_>) -> Result<Reply, ApiError> {
     let body = request.body.json().await?;
-    let message = read(&object(&body)?, request.shared.now())?;
+    let mut message = read(&object(&body)?, request.shared.now())?;
+    message.trace = request.trace_context();
     let identity = request.within(request.shared.registry().get(id)).await?;
     let identity = identity.ok_or_else(|| identities::not_found(id))?;
     if !identity.is_enabled() {
@@ -179,6 +180,7 @@ fn read(fields: &Fields<'_>, now: UnixMillis) -> Result<CloudMessage, ApiError> 
         feedback: fields.text("ack")?.map(feedback).transpose()?,
         properties: properties(fields)?,
         body: payload(fields)?.into(),
+        trace: None,
     };
     match too_large(&message) {
         Some(text) => Err(ApiError::new(ErrorCode::MessageTooLarge, text)),

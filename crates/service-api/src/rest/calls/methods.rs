@@ -19,7 +19,8 @@ const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) async fn invoke(id: &IdentityId, mut request: Request<'_>) -> Result<Reply, ApiError> {
     let body = request.body.json().await?;
-    let call = read(&object(&body)?)?;
+    let mut call = read(&object(&body)?)?;
+    call.trace = request.trace_context();
     let blocks = ThrottleClass::method_blocks(call.payload.len());
     request.turn(ThrottleClass::Methods, blocks).await?;
     let identity = request.within(request.shared.registry().get(id)).await?;
@@ -63,6 +64,7 @@ fn read(fields: &Fields<'_>) -> Result<MethodCall, ApiError> {
             MIN_METHOD_RESPONSE_TIMEOUT,
             DEFAULT_RESPONSE_TIMEOUT,
         )?,
+        trace: None,
     })
 }
 
