@@ -22,12 +22,13 @@ use bytes::Bytes;
 use holdfast_consensus::transport::{Handler, Transport};
 use holdfast_model::{LinkId, NodeId, PartitionCount, PartitionId};
 use holdfast_partition::{AppendError, OnAppended, OpenLinks, Partition, SenderLink};
+use holdfast_spans::{Attribute, SpanName, TraceContext, Tracer};
 use holdfast_tasks::watch;
 use holdfast_tasks::{Phase, Stop};
 use thiserror::Error;
 
-use client::append::AppendBudgets;
 pub use client::append::{APPEND_TIMEOUT, MAX_BYTES_IN_FLIGHT};
+use client::append::{AppendBudgets, RemoteBatch, WithoutContexts};
 pub use client::reader::{OpenError, PartitionReader};
 use client::reader_leases::ReaderLeases;
 pub use client::reader_leases::{
@@ -50,8 +51,10 @@ struct Inner {
     node: NodeId,
     count: PartitionCount,
     transport: Arc<dyn Transport>,
+    tracer: Tracer,
     owners: OwnerTable,
     append_budgets: AppendBudgets,
+    without_contexts: WithoutContexts,
     senders: Senders,
     reader_registries: Vec<ReaderRegistry>,
     reader_leases: ReaderLeases,
@@ -80,12 +83,20 @@ impl Partitions {
     /// there are other nodes.
     #[must_use]
     pub fn new(node: NodeId, count: PartitionCount, transport: Arc<dyn Transport>) -> Self {
+        Self::traced(node, count, transport, Tracer::off())
+    }
+
+    /// As [`Self::new`], with spans of batches.
+    #[must_use]
+    pub fn traced(node: NodeId, count: PartitionCount, transport: Arc<dyn Transport>, tracer: Tracer) -> Self {
         Self(Arc::new(Inner {
             node,
             count,
             transport,
+            tracer,
             owners: OwnerTable::new(node, count),
             append_budgets: AppendBudgets::default(),
+            without_contexts: WithoutContexts::default(),
             senders: Senders::default(),
             reader_registries: count.iter().map(|_| ReaderRegistry::of(node)).collect(),
             reader_leases: ReaderLeases::new(count),
@@ -191,9 +202,17 @@ impl Partitions {
     /// the outcome is [`AppendError::Unknown`]; an owner that is unknown or cannot be reached is
     /// [`AppendError::NotLeader`]. Both are returned within [`APPEND_TIMEOUT`]; the caller waits with [`Self::owner_after`]
     /// before it sends the same batch again. `link` is the gateway's link to the owner, for [`OpenLinks`]: a batch that arrives
-    /// late must not be admitted as one of a later link.
-    pub async fn append(&self, id: PartitionId, link: LinkId, entry: Bytes, appended: OnAppended) {
+    /// late must not be admitted as one of a later link. `trace` is the recorded span of the batch.
+    pub async fn append(
+        &self,
+        id: PartitionId,
+        link: LinkId,
+        entry: Bytes,
+        trace: Option<TraceContext>,
+        appended: OnAppended,
+    ) {
         if let Some(partition) = self.0.owners.owned(id) {
+            let appended = self.with_commit_span(id, trace, appended);
             let sender = SenderLink {
                 gateway: self.0.node,
                 link,
@@ -203,8 +222,27 @@ impl Partitions {
                 .await;
         }
         match self.owner(id) {
-            Some(owner) if owner.node != self.0.node => self.append_remote(owner, id, link, entry, appended).await,
+            Some(owner) if owner.node != self.0.node => {
+                let batch = RemoteBatch { id, link, entry, trace };
+                self.append_remote(owner, batch, appended).await;
+            }
             _ => appended(Err(AppendError::NotLeader { leader: None })),
         }
+    }
+
+    /// `appended` with the span of the commit, which this node decides as the owner.
+    fn with_commit_span(&self, id: PartitionId, trace: Option<TraceContext>, appended: OnAppended) -> OnAppended {
+        let mut span = self.0.tracer.child(SpanName::CommitBatch, trace);
+        if !span.is_recorded() {
+            return appended;
+        }
+        span.set(Attribute::Partition, || id.0.to_string());
+        Box::new(move |result| {
+            if let Err(error) = &result {
+                span.fail("not-committed", || error.to_string());
+            }
+            drop(span);
+            appended(result);
+        })
     }
 }

@@ -13,3 +13,5 @@ mod hostile;
 mod reader_leases;
 #[path = "route/readers.rs"]
 mod readers;
+#[path = "route/traces.rs"]
+mod traces;

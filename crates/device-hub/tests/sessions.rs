@@ -194,6 +194,7 @@ async fn connect(core: &Rc<Core>, device: &str, token: &str, peer: &Rc<Peer>) ->
         protocol: Protocol::Mqtt,
         address: ([127, 0, 0, 1], 1).into(),
         tls: None,
+        handshake: None,
         trace: None,
     };
     let target: Rc<dyn SessionTarget> = peer.clone();

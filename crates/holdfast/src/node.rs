@@ -99,7 +99,7 @@ impl Node {
     /// # Errors
     /// Names the part that could not start. The parts that had started end with the process.
     pub(crate) async fn start(config: &Config, data: &DataDir, on_fatal: OnFatal) -> Result<Self, Failure> {
-        let tls = Tls::load(&config.tls, &config.hub)?;
+        let tls = Tls::load(&config.tls, &config.hub, config.tracing.is_on())?;
         let stop = Stop::new();
         holdfast_tasks::spawn_critical("server-certificates", tls.clone().follow(stop.clone()));
         let cores = (0..config.core_count())

@@ -30,6 +30,6 @@ pub use proxy_protocol::ProxyHeadError;
 pub use socket::Socket;
 pub use stream::{ByteStream, Peer};
 pub use tls::{
-    CertificateReload, FileStamps, NameKind, ReloadOutcome, ServerCertificates, ServerIdentity, ServerNames, Staple,
-    TlsError, TlsOptions, TlsServer, accept_tls,
+    CertificateReload, FileStamps, HandshakeTime, NameKind, ReloadOutcome, ServerCertificates, ServerIdentity,
+    ServerNames, Staple, TlsError, TlsOptions, TlsServer, accept_tls,
 };

@@ -12,7 +12,7 @@ use holdfast_model::{CertificateChain, TlsParameters};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::tls::TlsSocket;
+use crate::tls::{HandshakeTime, TlsSocket};
 use crate::{ByteStream, TlsServer};
 
 /// A TCP, TLS or WebSocket connection.
@@ -73,6 +73,14 @@ impl Socket {
             Self::Plain(_) => None,
             Self::Tls(tls) => tls.parameters(),
             Self::Stream(buffered) => buffered.tls_parameters.clone(),
+        }
+    }
+
+    /// When its TLS handshake was, once; `None` where handshakes are not timed, and on connections whose protocol begins later.
+    pub fn take_handshake_time(&mut self) -> Option<HandshakeTime> {
+        match self {
+            Self::Tls(tls) => tls.take_handshake_time(),
+            Self::Plain(_) | Self::Stream(_) => None,
         }
     }
 

@@ -19,6 +19,7 @@ pub use certificates::{ServerCertificates, ServerIdentity, Staple};
 pub(crate) use client::{chain, parameters};
 pub use greeting::{NameKind, ServerNames};
 pub(crate) use handshake::Handshake;
+pub use handshake::HandshakeTime;
 pub(crate) use lazy::TlsSocket;
 pub use reload::{CertificateReload, FileStamps, ReloadOutcome};
 pub use server::{TlsOptions, TlsServer, accept_tls};

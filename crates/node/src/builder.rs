@@ -132,7 +132,7 @@ impl NodeBuilder {
         };
         let count = registry.settings()?.partition_count;
 
-        let partitions = Partitions::new(host.node, count, Arc::clone(&transport));
+        let partitions = Partitions::traced(host.node, count, Arc::clone(&transport), self.tracer.clone());
         dispatch.enter(Service::Partition, partitions.handler());
         let hub = DeviceHub::new(HubParts {
             node: host.node,

@@ -29,6 +29,7 @@ pub async fn connect(core: Rc<Core>, device: &str, key: Key) -> Result<Client, R
         protocol: Protocol::Mqtt,
         address: ([127, 0, 0, 1], 1).into(),
         tls: None,
+        handshake: None,
         trace: None,
     };
     let target: Rc<dyn SessionTarget> = peer.clone();

@@ -6,9 +6,6 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 
-/// Length of a context in calls between nodes and in stored messages.
-const WIRE_BYTES: usize = 24;
-
 /// Names of message properties that may hold a `traceparent`, the first one that does counts: that of W3C's draft for AMQP, and that of Azure's
 /// SDKs for messaging.
 pub const CONTEXT_PROPERTIES: [&str; 2] = ["traceparent", "Diagnostic-Id"];
@@ -25,6 +22,9 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
+    /// Length of a context in calls between nodes and in stored messages.
+    pub const WIRE_BYTES: usize = 24;
+
     /// The context in a `traceparent`; `None` for anything that is none. A later version than 00 counts as far as it has the form
     /// of 00.
     #[must_use]
@@ -74,7 +74,7 @@ impl TraceContext {
         let Some(context) = context.filter(|context| context.is_sampled) else {
             return Bytes::new();
         };
-        let mut wire = [0; WIRE_BYTES];
+        let mut wire = [0; Self::WIRE_BYTES];
         wire[..16].copy_from_slice(&context.trace);
         wire[16..].copy_from_slice(&context.span);
         Bytes::copy_from_slice(&wire)
@@ -85,7 +85,7 @@ impl TraceContext {
     pub fn from_wire(wire: &[u8]) -> Option<Self> {
         let context = Self {
             trace: wire.get(..16)?.try_into().ok()?,
-            span: wire.get(16..WIRE_BYTES)?.try_into().ok()?,
+            span: wire.get(16..Self::WIRE_BYTES)?.try_into().ok()?,
             is_sampled: true,
         };
         context.is_valid().then_some(context)
@@ -155,10 +155,10 @@ mod tests {
         ] {
             assert_eq!(TraceContext::parse(text), None, "{text}");
         }
-        for length in 0..WIRE_BYTES {
+        for length in 0..TraceContext::WIRE_BYTES {
             assert_eq!(TraceContext::from_wire(&vec![1; length]), None);
         }
-        assert_eq!(TraceContext::from_wire(&[0; WIRE_BYTES]), None);
+        assert_eq!(TraceContext::from_wire(&[0; TraceContext::WIRE_BYTES]), None);
     }
 
     #[test]

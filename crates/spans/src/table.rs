@@ -140,3 +140,26 @@ attributes! {
     /// The version of TLS.
     TlsVersion = "tls.protocol.version";
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runbook_explains_each_span() {
+        let page = include_str!("../../../docs/runbook.md");
+        let (_, section) = page.split_once("\n## Traces\n").unwrap();
+        let (section, _) = section.split_once("\n## ").unwrap();
+        let rows = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+        let explained: Vec<&str> = rows.map(|(name, _)| name).collect();
+        let names: Vec<&str> = SpanName::ALL.iter().map(|name| name.as_str()).collect();
+        let missing: Vec<_> = names.iter().filter(|name| !explained.contains(name)).collect();
+        let unknown: Vec<_> = explained.iter().filter(|name| !names.contains(name)).collect();
+        assert!(
+            missing.is_empty() && unknown.is_empty(),
+            "no row: {missing:?}; no such span: {unknown:?}"
+        );
+    }
+}

@@ -58,7 +58,7 @@ async fn batches_of_one_gateway_are_proposed_in_the_order_of_its_calls() {
             let _ = tell.send(result);
         });
         let entry = sender.batch();
-        cluster.on(GATEWAY).append(P, LinkId(0), entry, appended).await;
+        cluster.on(GATEWAY).append(P, LinkId(0), entry, None, appended).await;
         told.push(outcome);
     }
     for outcome in told {

@@ -7,14 +7,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_cluster::route::{Owner, PartitionReader, Partitions};
 use holdfast_consensus::sim::SimNetwork;
-use holdfast_consensus::transport::{Dispatch, Service, Transport};
+use holdfast_consensus::transport::{Answer, Chunks, Dispatch, Handler, Service, Transport, refused};
 use holdfast_consensus::{ConsensusConfig, GroupHost};
 use holdfast_model::{
     AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, HumanDuration, IdentityId, Incarnation, LinkId, NodeId,
-    PartitionCount, PartitionId, TelemetryMessage, UnixMillis,
+    PartitionCount, PartitionId, Ratio, TelemetryMessage, UnixMillis,
 };
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_partition::{AppendError, Partition, PartitionConfig, StartPosition};
+use holdfast_spans::{Recorded, TraceContext, Tracer};
 use holdfast_storage::SimDisk;
 use holdfast_tasks::{Phase, Stop};
 use holdfast_testkit::eventually;
@@ -36,7 +37,25 @@ pub(crate) struct Node {
     pub(crate) partitions: Partitions,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) stop: Stop,
+    /// The spans that it has made.
+    pub(crate) recorded: Recorded,
     _host: GroupHost,
+}
+
+/// A node of a version before appends with contexts.
+struct Earlier(Arc<dyn Handler>);
+
+impl Handler for Earlier {
+    fn call(&self, from: NodeId, target: u32, body: Bytes) -> Answer {
+        match body.get(1) {
+            Some(8) => refused("unknown kind of call 8"),
+            _ => self.0.call(from, target, body),
+        }
+    }
+
+    fn download(&self, from: NodeId, target: u32, body: Bytes) -> Chunks {
+        self.0.download(from, target, body)
+    }
 }
 
 pub(crate) struct Cluster {
@@ -46,15 +65,18 @@ pub(crate) struct Cluster {
     pub(crate) rng: SmallRng,
     pub(crate) config: PartitionConfig,
     now: Arc<std::sync::atomic::AtomicU64>,
+    /// Nodes of an earlier version.
+    earlier: Vec<NodeId>,
 }
 
 impl Cluster {
     pub(crate) async fn start(seed: u64) -> Self {
-        Self::with(seed, config()).await
+        Self::with(seed, config(), Vec::new()).await
     }
 
-    pub(crate) async fn with(seed: u64, config: PartitionConfig) -> Self {
+    pub(crate) async fn with(seed: u64, config: PartitionConfig, earlier: Vec<NodeId>) -> Self {
         let mut cluster = Self {
+            earlier,
             network: SimNetwork::new(seed),
             nodes: BTreeMap::new(),
             disks: BTreeMap::new(),
@@ -98,8 +120,13 @@ impl Cluster {
         let (dispatch, seed) = (Dispatch::new(), self.rng.random());
         let host = holdfast_testkit::on_sim_network(node, disk, on_fatal, &self.network, dispatch.clone(), seed);
         let transport = host.transport.clone();
-        let partitions = Partitions::new(node, PartitionCount::DEFAULT, transport.clone());
-        dispatch.enter(Service::Partition, partitions.handler());
+        let (tracer, recorded) = Tracer::recording(Ratio::ONE, 1000);
+        let partitions = Partitions::traced(node, PartitionCount::DEFAULT, transport.clone(), tracer);
+        let handler = match self.earlier.contains(&node) {
+            true => Arc::new(Earlier(partitions.handler())),
+            false => partitions.handler(),
+        };
+        dispatch.enter(Service::Partition, handler);
         if CORE.contains(&node) {
             for id in (0..HOSTED).map(PartitionId) {
                 let now = self.now.clone();
@@ -121,6 +148,7 @@ impl Cluster {
             partitions,
             transport,
             stop,
+            recorded,
             _host: host,
         };
         self.nodes.insert(node, node_parts);
@@ -268,11 +296,21 @@ impl BatchSender {
 }
 
 pub(crate) async fn append(partitions: &Partitions, id: PartitionId, entry: Bytes) -> Result<(), AppendError> {
+    append_of(partitions, id, entry, None).await
+}
+
+/// [`append`] of a batch with a span.
+pub(crate) async fn append_of(
+    partitions: &Partitions,
+    id: PartitionId,
+    entry: Bytes,
+    trace: Option<TraceContext>,
+) -> Result<(), AppendError> {
     let (tell, told) = oneshot::channel();
     let appended = Box::new(move |outcome| {
         let _ = tell.send(outcome);
     });
-    partitions.append(id, LinkId(0), entry, appended).await;
+    partitions.append(id, LinkId(0), entry, trace, appended).await;
     told.await.unwrap_or(Err(AppendError::Unknown))
 }
 

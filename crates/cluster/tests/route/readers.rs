@@ -205,7 +205,7 @@ async fn a_reader_overtaken_by_retention_continues_at_the_oldest_event() {
         state_interval: ByteSize::kib(64),
         ..config()
     };
-    let cluster = Cluster::with(41, small).await;
+    let cluster = Cluster::with(41, small, Vec::new()).await;
     let mut sender = BatchSender::new(cluster.on(NodeId(1)), P, 0);
     sender.events = 1_000;
     let mut reader = oldest(cluster.on(GATEWAY), P).await;

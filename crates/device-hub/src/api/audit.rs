@@ -458,6 +458,7 @@ mod tests {
             protocol: Protocol::Mqtt,
             address: SocketAddr::from(([127, 0, 0, 1], 1)),
             tls: None,
+            handshake: None,
             trace: None,
         }
     }

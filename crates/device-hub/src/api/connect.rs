@@ -91,6 +91,7 @@ impl OwnedConnectRequest {
             protocol: self.protocol,
             address: self.address,
             tls: self.tls.as_ref(),
+            handshake: None,
             trace: self.trace,
         }
     }
@@ -104,6 +105,12 @@ impl Core {
             return self.decide(request, target);
         }
         describe(&mut span, request);
+        if let Some((began, ended)) = request.handshake {
+            span.began_at(began);
+            let mut handshake = span.child(SpanName::TlsHandshake);
+            handshake.began_at(began);
+            handshake.ended_at(ended);
+        }
         let request = ConnectRequest {
             trace: span.context(),
             ..*request

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use holdfast_model::{CertificateChain, ErrorCode, RefusalReason, TlsParameters};
 use holdfast_spans::TraceContext;
@@ -137,6 +138,8 @@ pub struct ConnectRequest<'a> {
     pub address: SocketAddr,
     /// The parameters of its TLS connection.
     pub tls: Option<&'a TlsParameters>,
+    /// When its TLS handshake began and was complete, if that is known.
+    pub handshake: Option<(Instant, Instant)>,
     /// The recorded span of the connect: the hub sets it.
     pub trace: Option<TraceContext>,
 }

@@ -172,7 +172,8 @@ impl Core {
         self.batcher.with_pipeline(partition, |pipeline| {
             holdfast_tasks::panic_point("core", message.payload);
             let stream = self.batcher.stream;
-            pipeline.push(key, origin, message, now, receipt, stream, max_batch_bytes);
+            let tracer = self.hub.tracer();
+            pipeline.push(key, origin, message, now, receipt, stream, max_batch_bytes, tracer);
         });
         if let Some(quota) = &self.hub.throttles.quota {
             quota.charge(Some(self.index()), message.size());
@@ -288,10 +289,13 @@ impl Core {
 
     fn acknowledge(&self, partition: PartitionId) {
         let mut due = Vec::new();
-        let receipts = self
-            .batcher
-            .with_pipeline(partition, |pipeline| pipeline.complete(&mut due));
+        let (receipts, mut span) = self.batcher.with_pipeline(partition, |pipeline| {
+            let span = pipeline.take_span();
+            (pipeline.complete(&mut due), span)
+        });
+        span.event("committed");
         let reported = report(receipts, Outcome::Committed);
+        drop(span);
         self.hub.metrics.acknowledged.increment(reported);
         for action in due {
             self.run_drained(partition, action);
@@ -305,7 +309,10 @@ impl Core {
         tracing::debug!(partition = partition.0, %error, "an entry was not committed; proposing it again");
         self.hub.metrics.retried.increment(1);
         self.batcher.entry_decided();
-        let departed = self.batcher.with_pipeline(partition, BatchPipeline::fail);
+        let departed = self.batcher.with_pipeline(partition, |pipeline| {
+            pipeline.note("not committed; proposed again");
+            pipeline.fail()
+        });
         report(departed, Outcome::Failed);
         self.batcher.wake_waiting(partition);
         self.hub.request_renewal(partition);
@@ -319,6 +326,8 @@ impl Core {
         self.batcher.entry_decided();
         let now = self.clock().now();
         let mut due = Vec::new();
+        let mut span = self.batcher.with_pipeline(partition, BatchPipeline::take_span);
+        span.fail("rejected", || error.to_string());
         let Some(rejected) = self.batcher.with_pipeline(partition, |pipeline| {
             pipeline.reject(error, self.batcher.stream, now, &mut due)
         }) else {
@@ -377,12 +386,17 @@ impl Core {
     /// closings and entries.
     fn append(&self, partition: PartitionId, link: LinkId, entry: bytes::Bytes) {
         self.batcher.entry_proposed();
+        let trace = match self.hub.tracer().is_on() {
+            true => self.batcher.with_pipeline(partition, |pipeline| pipeline.trace()),
+            false => None,
+        };
         let (hub, commands) = (Arc::clone(&self.hub), self.commands.clone());
         poll_or_spawn(async move {
             let on_appended = Box::new(move |outcome: Result<(), AppendError>| {
                 commands.push(Command::Decided { partition, outcome });
             });
-            hub.parts.partitions.append(partition, link, entry, on_appended).await;
+            let partitions = &hub.parts.partitions;
+            partitions.append(partition, link, entry, trace, on_appended).await;
         });
     }
 

@@ -13,9 +13,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use holdfast_model::{SessionKey, TelemetryMessage, UnixMillis};
+use holdfast_model::{PropertyValue, SessionKey, TelemetryMessage, UnixMillis};
 use holdfast_partition::AppendError;
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, PushError, StreamId, retain_records};
+use holdfast_spans::{Attribute, CONTEXT_PROPERTIES, Span, SpanName, TraceContext, Tracer};
 use tokio::sync::oneshot;
 
 use crate::api::core::{Outcome, Receipt, ReceiptTarget};
@@ -33,6 +34,7 @@ struct SealedBatch {
     entry: Bytes,
     /// One per record.
     receipts: Vec<PendingReceipt>,
+    span: Span,
 }
 
 /// The state of the entry in flight.
@@ -85,6 +87,8 @@ pub(crate) enum OnDrained {
 pub(crate) struct BatchPipeline {
     writer: BatchWriter,
     receipts: Vec<PendingReceipt>,
+    /// Of the open batch.
+    span: Span,
     /// Batches that were full before they could be proposed.
     full: VecDeque<SealedBatch>,
     in_flight: Option<InFlightBatch>,
@@ -122,6 +126,7 @@ impl BatchPipeline {
         receipt: Option<Receipt>,
         stream: StreamId,
         max_batch_bytes: usize,
+        tracer: &Tracer,
     ) {
         let mut pushed = self.writer.push(origin, message, received);
         if pushed == Err(PushError::BatchFull) {
@@ -134,10 +139,43 @@ impl BatchPipeline {
             tracing::error!(%error, "a message that no batch can hold is not acknowledged");
             return;
         }
+        if tracer.is_on() {
+            self.trace_message(message, tracer);
+        }
         self.receipts.push(PendingReceipt { session, receipt });
         if self.writer.bytes() >= max_batch_bytes {
             let batch = self.seal(stream, received);
             self.full.push_back(batch);
+        }
+    }
+
+    /// The first message of a batch begins its span; contexts that senders have set are linked, if it is recorded.
+    fn trace_message(&mut self, message: &TelemetryMessage<'_>, tracer: &Tracer) {
+        if self.receipts.is_empty() {
+            self.span = tracer.enter(SpanName::Telemetry, None);
+        }
+        if self.span.is_recorded()
+            && let Some(context) = context_of(message)
+        {
+            self.span.link(context);
+        }
+    }
+
+    /// The recorded span of the entry in flight.
+    pub(crate) fn trace(&self) -> Option<TraceContext> {
+        self.in_flight.as_ref()?.batch.span.context()
+    }
+
+    /// Takes the span of the entry in flight, which is decided.
+    pub(crate) fn take_span(&mut self) -> Span {
+        let in_flight = self.in_flight.as_mut();
+        in_flight.map_or_else(Span::none, |in_flight| std::mem::take(&mut in_flight.batch.span))
+    }
+
+    /// Notes a moment in the span of the entry in flight.
+    pub(crate) fn note(&mut self, event: &'static str) {
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.batch.span.event(event);
         }
     }
 
@@ -151,7 +189,11 @@ impl BatchPipeline {
         self.sealed_bytes += entry.len();
         let capacity = self.receipts.len();
         let receipts = std::mem::replace(&mut self.receipts, Vec::with_capacity(capacity.min(1024)));
+        let mut span = std::mem::take(&mut self.span);
+        span.set(Attribute::BatchMessages, || receipts.len());
+        span.set(Attribute::BatchBytes, || entry.len());
         SealedBatch {
+            span,
             number: self.last_number,
             entry,
             receipts,
@@ -222,6 +264,7 @@ impl BatchPipeline {
                     number: batch_number,
                     entry,
                     receipts: Vec::new(),
+                    span: Span::none(),
                 },
                 state: InFlight::Failed,
                 departed: Vec::new(),
@@ -311,6 +354,18 @@ impl BatchPipeline {
         }
         removed
     }
+}
+
+/// The context that the sender of a message has set.
+fn context_of(message: &TelemetryMessage<'_>) -> Option<TraceContext> {
+    let value = |name: &str| {
+        let property = message.properties.iter().find(|property| property.name == name)?;
+        match &property.value {
+            PropertyValue::Text(text) => TraceContext::parse(text),
+            PropertyValue::Null | PropertyValue::Amqp(_) => None,
+        }
+    };
+    CONTEXT_PROPERTIES.iter().find_map(|name| value(name))
 }
 
 impl SealedBatch {
@@ -413,7 +468,16 @@ mod tests {
             ..TelemetryMessage::default()
         };
         let key = SessionKey(session);
-        pipeline.push(key, &origin, &message, UnixMillis(1), Some(receipt), STREAM, 1 << 20);
+        pipeline.push(
+            key,
+            &origin,
+            &message,
+            UnixMillis(1),
+            Some(receipt),
+            STREAM,
+            1 << 20,
+            &Tracer::off(),
+        );
     }
 
     fn header(entry: &Bytes) -> (u64, u32) {

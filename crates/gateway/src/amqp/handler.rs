@@ -382,6 +382,7 @@ fn connect_request<'a>(links: &'a Links, name: &'a Name, token: Option<&'a str>)
         protocol: protocol(links.carrier()),
         address: links.address(),
         tls: links.tls_parameters(),
+        handshake: None,
         trace: None,
     }
 }

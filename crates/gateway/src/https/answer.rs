@@ -195,6 +195,7 @@ async fn checked(
         protocol: Protocol::Https,
         address: peer.address,
         tls: peer.tls.as_ref(),
+        handshake: None,
         trace: None,
     };
     let requester = match front.core.authenticate_request(&request).await {

@@ -209,6 +209,8 @@ impl Connection {
             .map(|bytes| std::str::from_utf8(bytes).unwrap_or(UNREADABLE_TOKEN));
         let certificates = self.transport.peer_certificates();
         let tls = self.transport.tls_parameters();
+        let handshake = self.transport.take_handshake_time();
+        let handshake = handshake.map(|time| (time.began, time.ended));
         let request = ConnectRequest {
             device: login.identity.device.as_str(),
             module: login.identity.module.as_ref().map(ModuleId::as_str),
@@ -223,6 +225,7 @@ impl Connection {
             protocol: self.protocol,
             address: self.transport.address(),
             tls: tls.as_ref(),
+            handshake,
             trace: None,
         };
         let target: Rc<dyn SessionTarget> = Rc::clone(self) as Rc<dyn SessionTarget>;

@@ -70,7 +70,7 @@ impl Tls {
     ///
     /// # Errors
     /// Names the file that cannot be used.
-    pub(crate) fn load(config: &TlsConfig, hub: &HubConfig) -> Result<Self, Failure> {
+    pub(crate) fn load(config: &TlsConfig, hub: &HubConfig, times_handshakes: bool) -> Result<Self, Failure> {
         // ECDSA handshakes cost less.
         let mut files: Vec<Files> = [
             ("server", &config.certificate_file, &config.key_file, &config.ocsp_file),
@@ -123,6 +123,7 @@ impl Tls {
                 Resumption::Tickets => Some(config.ticket_lifetime.get()),
             },
             names: names(hub),
+            times_handshakes,
         };
         let server = TlsServer::new(&certificates, options).map_err(|error| refused(error.into()))?;
         show_ends(&files);

@@ -32,7 +32,9 @@ pub(crate) struct Seen {
 
 impl Seen {
     pub(crate) fn attribute(&self, key: &str) -> &str {
-        self.attributes.get(key).unwrap_or_else(|| panic!("no {key} in {self:#?}"))
+        self.attributes
+            .get(key)
+            .unwrap_or_else(|| panic!("no {key} in {self:#?}"))
     }
 }
 
@@ -84,7 +86,7 @@ impl Collector {
 /// Answers the requests of one connection.
 fn serve(mut socket: TcpStream, traces: &Mutex<Traces>) {
     let mut input = Vec::new();
-    let mut read = |input: &mut Vec<u8>, socket: &mut TcpStream| {
+    let read = |input: &mut Vec<u8>, socket: &mut TcpStream| {
         let mut buffer = [0; 16 * 1024];
         let count = socket.read(&mut buffer).unwrap_or(0);
         input.extend_from_slice(&buffer[..count]);
@@ -111,7 +113,10 @@ fn serve(mut socket: TcpStream, traces: &Mutex<Traces>) {
             &mut traces.lock().unwrap(),
         );
         input.drain(..end);
-        if socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").is_err() {
+        if socket
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            .is_err()
+        {
             return;
         }
     }

@@ -96,7 +96,10 @@ impl Device {
         self.stream.read_exact(&mut body).await.unwrap();
         let end = 2 + usize::from(u16::from_be_bytes([body[0], body[1]]));
         if head & 0b110 != 0 {
-            self.stream.write_all(&[0x40, 2, body[end], body[end + 1]]).await.unwrap();
+            self.stream
+                .write_all(&[0x40, 2, body[end], body[end + 1]])
+                .await
+                .unwrap();
         }
         String::from_utf8(body[2..end].to_vec()).unwrap()
     }
@@ -104,7 +107,10 @@ impl Device {
 
 /// A `traceparent` of a client, and its trace in hexadecimal digits.
 fn client_context(number: u32) -> (String, String) {
-    let trace = format!("{:032x}", 0x00c0_ffee_0000_0000_0000_0000_0000_0000_u128 + u128::from(number));
+    let trace = format!(
+        "{:032x}",
+        0x00c0_ffee_0000_0000_0000_0000_0000_0000_u128 + u128::from(number)
+    );
     (format!("00-{trace}-00f067aa0ba902b7-01"), trace)
 }
 
@@ -134,7 +140,10 @@ fn over_nodes<'a>(traces: impl IntoIterator<Item = &'a Vec<Seen>>, names: &[&str
 }
 
 fn span<'a>(trace: &'a [Seen], name: &str) -> &'a Seen {
-    trace.iter().find(|span| span.name == name).unwrap_or_else(|| panic!("no {name} in {trace:#?}"))
+    trace
+        .iter()
+        .find(|span| span.name == name)
+        .unwrap_or_else(|| panic!("no {name} in {trace:#?}"))
 }
 
 /// The spans from the first to the last are each below the one before.
@@ -161,9 +170,14 @@ fn an_operator_sees_one_trace_over_the_nodes_for_each_kind() {
     ]);
     let client = Client::load(&hub.connection_file()).unwrap();
     let names = DeviceNames::new("traced-").unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(in_time(async {
-        holdfast_swarm::devices::create(&client, &names, 0..DEVICES).await.unwrap();
+        holdfast_swarm::devices::create(&client, &names, 0..DEVICES)
+            .await
+            .unwrap();
         let gateways = client.mqtt_nodes(Transport::Tls13).unwrap();
         let back_ends = client.https_nodes().unwrap();
         assert_eq!((gateways.len(), back_ends.len()), (3, 3));
@@ -171,7 +185,9 @@ fn an_operator_sees_one_trace_over_the_nodes_for_each_kind() {
             let name = names.name(number);
             let mut device = Device::connect(&client, gateways[1], name.clone()).await;
             device.subscribe("$iothub/methods/POST/#").await;
-            device.subscribe(&format!("devices/{name}/messages/devicebound/#")).await;
+            device
+                .subscribe(&format!("devices/{name}/messages/devicebound/#"))
+                .await;
 
             let (traceparent, _) = client_context(number);
             let topic = format!("devices/{name}/messages/events/traceparent={traceparent}");
@@ -200,12 +216,17 @@ fn an_operator_sees_one_trace_over_the_nodes_for_each_kind() {
             let path = format!("/holdfast/v1/devices/{name}/c2d?api-version=2021-04-12");
             post(&client, back_ends[2], &path, &traceparent, &json!({"payload": "hello"})).await;
             let topic = device.next().await;
-            assert!(topic.starts_with(&format!("devices/{}/messages/devicebound/", device.name)), "{topic}");
+            assert!(
+                topic.starts_with(&format!("devices/{}/messages/devicebound/", device.name)),
+                "{topic}"
+            );
         }
     }));
 
     let connect = ["connect", "authenticate", "attach session", "begin session"];
-    let trace = collector.until("a connect over two nodes", |traces| over_nodes(traces.values(), &connect));
+    let trace = collector.until("a connect over two nodes", |traces| {
+        over_nodes(traces.values(), &connect)
+    });
     assert_chain(&trace, &["connect", "attach session", "begin session"]);
     assert_chain(&trace, &["connect", "authenticate"]);
     let root = span(&trace, "connect");
@@ -213,15 +234,40 @@ fn an_operator_sees_one_trace_over_the_nodes_for_each_kind() {
     assert_eq!(root.attribute("network.protocol.name"), "mqtt");
     assert!(root.attribute("messaging.client.id").starts_with("traced-"));
 
-    let of_clients = |first: u32| (first..first + DEVICES).map(|number| client_context(number).1).collect::<Vec<_>>();
+    let of_clients = |first: u32| {
+        (first..first + DEVICES)
+            .map(|number| client_context(number).1)
+            .collect::<Vec<_>>()
+    };
     let method = ["invoke method", "send delivery", "queue delivery", "run method"];
     let trace = collector.until("a method over three nodes", |traces| {
         let found = over_nodes(of_clients(100).iter().filter_map(|id| traces.get(id)), &method)?;
         Some(found)
     });
     assert_chain(&trace, &method);
-    assert_eq!(span(&trace, "invoke method").parent, "00f067aa0ba902b7", "below the client's span");
+    assert_eq!(
+        span(&trace, "invoke method").parent,
+        "00f067aa0ba902b7",
+        "below the client's span"
+    );
     assert_eq!(span(&trace, "invoke method").attribute("holdfast.method.status"), "200");
+
+    let telemetry = ["receive telemetry", "append batch", "commit batch"];
+    let sent = of_clients(0);
+    let trace = collector.until("a batch over two nodes", |traces| {
+        let links = |trace: &&Vec<Seen>| {
+            trace
+                .iter()
+                .flat_map(|span| &span.links)
+                .any(|link| sent.contains(link))
+        };
+        over_nodes(traces.values().filter(links), &telemetry)
+    });
+    assert_chain(&trace, &telemetry);
+    let batch = span(&trace, "receive telemetry");
+    assert!(batch.parent.is_empty());
+    assert_eq!(batch.attribute("messaging.batch.message_count"), "1");
+    assert_eq!(batch.events, ["committed"]);
 
     let message = [
         "send cloud-to-device message",

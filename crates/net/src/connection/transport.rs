@@ -11,6 +11,7 @@ use super::admission::{Progress, Row};
 use super::read_buffer::ReadBuffer;
 use super::{Connections, Protocol, TransportEnd};
 use crate::Socket;
+use crate::tls::HandshakeTime;
 
 /// The connection as its protocol uses it. Made by [`Connections::open`].
 pub struct Transport<P: Protocol> {
@@ -84,6 +85,12 @@ impl<P: Protocol> Transport<P> {
     #[must_use]
     pub fn tls_parameters(&self) -> Option<TlsParameters> {
         self.io.borrow().socket.tls_parameters()
+    }
+
+    /// When its TLS handshake was, once; `None` where handshakes are not timed.
+    #[must_use]
+    pub fn take_handshake_time(&self) -> Option<HandshakeTime> {
+        self.io.borrow_mut().socket.take_handshake_time()
     }
 
     /// Writes `bytes`, keeping what the socket does not take. Ends the connection when it is lost, or when the peer

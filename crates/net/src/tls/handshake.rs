@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -23,6 +24,17 @@ const NONE: u64 = u64::MAX;
 pub(crate) struct Handshake {
     state: Arc<State>,
     config: Arc<ServerConfig>,
+    /// Where it is timed.
+    began: Option<Instant>,
+}
+
+/// When a handshake began and was complete.
+#[derive(Debug, Clone, Copy)]
+pub struct HandshakeTime {
+    /// Its first byte had come.
+    pub began: Instant,
+    /// Its last message was there.
+    pub ended: Instant,
 }
 
 #[derive(Debug)]
@@ -62,6 +74,7 @@ impl Handshake {
         Self {
             state,
             config: Arc::new(config),
+            began: shared.times_handshakes.then(Instant::now),
         }
     }
 
@@ -70,8 +83,8 @@ impl Handshake {
         Arc::clone(&self.config)
     }
 
-    /// Counts the handshake, which is complete.
-    pub(crate) fn completed(self, connection: &CommonState) {
+    /// Counts the handshake, which is complete; gives its time where it is timed.
+    pub(crate) fn completed(self, connection: &CommonState) -> Option<HandshakeTime> {
         let version = match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "1.3",
             _ => "1.2",
@@ -82,6 +95,8 @@ impl Handshake {
         if let (false, Some(greeting)) = (is_resumed, self.state.greeting.get()) {
             metrics::clients(greeting.name.as_str(), version, greeting.signatures, greeting.chain).increment(1);
         }
+        let ended = Instant::now();
+        self.began.map(|began| HandshakeTime { began, ended })
     }
 }
 

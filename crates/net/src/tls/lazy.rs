@@ -8,7 +8,7 @@ use holdfast_model::{CertificateChain, TlsParameters};
 use tokio::net::TcpStream;
 
 use super::session::TlsSession;
-use super::{Handshake, TlsServer};
+use super::{Handshake, HandshakeTime, TlsServer};
 use crate::socket::{poll_read_stream, reset_on_close, shut_down};
 
 /// Bytes of one read.
@@ -29,6 +29,8 @@ struct Started {
     session: TlsSession,
     /// Until it is complete.
     handshake: Option<Handshake>,
+    /// Until the protocol takes it.
+    time: Option<Box<HandshakeTime>>,
 }
 
 thread_local! {
@@ -57,6 +59,14 @@ impl TlsSocket {
         match &self.state {
             TlsState::Idle(_) => None,
             TlsState::Started(started) => super::parameters(started.session.common()),
+        }
+    }
+
+    /// When the handshake was, once; `None` where it is not timed.
+    pub(crate) fn take_handshake_time(&mut self) -> Option<HandshakeTime> {
+        match &mut self.state {
+            TlsState::Idle(_) => None,
+            TlsState::Started(started) => started.time.take().map(|time| *time),
         }
     }
 
@@ -91,7 +101,11 @@ impl TlsSocket {
             let handshake = server.begin();
             let session = TlsSession::new(handshake.config()).map_err(io::Error::other)?;
             let handshake = Some(handshake);
-            self.state = TlsState::Started(Box::new(Started { session, handshake }));
+            self.state = TlsState::Started(Box::new(Started {
+                session,
+                handshake,
+                time: None,
+            }));
         }
         let TlsState::Started(started) = &mut self.state else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
@@ -133,7 +147,11 @@ impl Started {
         received: &mut [u8],
         scratch: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let Self { session, handshake } = self;
+        let Self {
+            session,
+            handshake,
+            time,
+        } = self;
         while !session.is_ended() {
             let capacity = session.capacity(scratch.len()).min(received.len());
             let Some(place) = received.get_mut(..capacity).filter(|place| !place.is_empty()) else {
@@ -151,7 +169,7 @@ impl Started {
             if !session.common().is_handshaking()
                 && let Some(handshake) = handshake.take()
             {
-                handshake.completed(session.common());
+                *time = handshake.completed(session.common()).map(Box::new);
             }
             if plain > 0 {
                 return Poll::Ready(Ok(plain));

@@ -25,6 +25,8 @@ pub struct TlsOptions {
     pub resumption: Option<Duration>,
     /// The names of the hub, for the metrics.
     pub names: ServerNames,
+    /// Whether the time of each handshake is kept until its protocol takes it, for spans.
+    pub times_handshakes: bool,
 }
 
 /// The TLS of a node's listeners: certificates, and the keys of session tickets. Clones share it, so that a session begun on one core
@@ -40,6 +42,7 @@ pub(super) struct Shared {
     pub(super) certificates: ServerCertificates,
     pub(super) names: Arc<ServerNames>,
     pub(super) tickets: Option<Arc<TicketKeys>>,
+    pub(super) times_handshakes: bool,
 }
 
 impl TlsServer {
@@ -52,13 +55,14 @@ impl TlsServer {
             None => None,
             Some(lifetime) => Some(TicketKeys::new(lifetime).map_err(|_| TlsError::TicketKey)?),
         };
-        Self::with_tickets(certificates, options.names, tickets)
+        Self::with_tickets(certificates, options.names, tickets, options.times_handshakes)
     }
 
     pub(super) fn with_tickets(
         certificates: &ServerCertificates,
         names: ServerNames,
         tickets: Option<TicketKeys>,
+        times_handshakes: bool,
     ) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let config = |verifier: Arc<dyn ClientCertVerifier>| {
@@ -79,6 +83,7 @@ impl TlsServer {
             certificates: certificates.clone(),
             names: Arc::new(names),
             tickets: tickets.map(Arc::new),
+            times_handshakes,
         })))
     }
 

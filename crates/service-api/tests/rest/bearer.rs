@@ -261,6 +261,7 @@ async fn with_policies_switched_off_bearer_tokens_and_keys_of_devices_remain() {
         protocol: Protocol::Mqtt,
         address: ([127, 0, 0, 1], 1).into(),
         tls: None,
+        handshake: None,
         trace: None,
     };
     let target: Rc<dyn SessionTarget> = Rc::new(FrontEnd);

@@ -233,6 +233,7 @@ async fn a_connected_device_is_counted_and_shown_as_connected() {
             protocol: Protocol::Mqtt,
             address: ([127, 0, 0, 1], 1).into(),
             tls: None,
+            handshake: None,
             trace: None,
         };
         let target: Rc<dyn SessionTarget> = Rc::new(FrontEnd);

@@ -9,6 +9,7 @@ use holdfast_model::{LinkId, NodeId, SequenceNumber, Term, UnixMillis};
 use holdfast_partition::record::{Corrupt, EntryError};
 use holdfast_partition::{AppendError, PartitionStatus};
 use holdfast_proto::cluster::v1::RouteStatus;
+use holdfast_spans::TraceContext;
 use prost::Message;
 use thiserror::Error;
 
@@ -32,6 +33,8 @@ pub(in crate::route) enum Kind {
     Read = 5,
     ReaderLeases = 6,
     ReaderPreempted = 7,
+    /// An append with the context of a recorded span; earlier versions refuse it.
+    TracedAppend = 8,
 }
 
 impl Kind {
@@ -44,6 +47,7 @@ impl Kind {
             5 => Self::Read,
             6 => Self::ReaderLeases,
             7 => Self::ReaderPreempted,
+            8 => Self::TracedAppend,
             _ => return None,
         })
     }
@@ -64,12 +68,30 @@ pub(in crate::route) enum DecodeError {
     Message(#[from] prost::DecodeError),
 }
 
-/// Encodes an append over the gateway's link `link`. The entry is not copied.
-pub(in crate::route) fn encode_append(link: LinkId, entry: Bytes) -> Vec<Bytes> {
-    let mut head = BytesMut::with_capacity(HEAD_BYTES + LINK_BYTES);
-    head.put_slice(&[VERSION, Kind::Append as u8]);
+/// Encodes an append over the gateway's link `link`. The entry is not copied. Only one with a context is a [`Kind::TracedAppend`].
+pub(in crate::route) fn encode_append(link: LinkId, trace: Option<TraceContext>, entry: Bytes) -> Vec<Bytes> {
+    let trace = TraceContext::to_wire(trace);
+    let kind = match trace.is_empty() {
+        true => Kind::Append,
+        false => Kind::TracedAppend,
+    };
+    let mut head = BytesMut::with_capacity(HEAD_BYTES + LINK_BYTES + trace.len());
+    head.put_slice(&[VERSION, kind as u8]);
     head.put_u64(link.get());
+    head.put_slice(&trace);
     vec![head.freeze(), entry]
+}
+
+/// Decodes link, context and entry of an append with a context.
+pub(in crate::route) fn decode_traced_append(
+    rest: Bytes,
+) -> Result<(LinkId, Option<TraceContext>, Bytes), DecodeError> {
+    let (link, mut rest) = decode_append(rest)?;
+    if rest.len() < TraceContext::WIRE_BYTES {
+        return Err(DecodeError::Short);
+    }
+    let trace = rest.split_to(TraceContext::WIRE_BYTES);
+    Ok((link, TraceContext::from_wire(&trace), rest))
 }
 
 /// Decodes the link and the entry of an append.

@@ -10,11 +10,12 @@ use futures_util::stream;
 use holdfast_consensus::transport::{Answer, CallError, Chunks, Handler, refused};
 use holdfast_model::{Incarnation, LinkId, NodeId, PartitionId};
 use holdfast_partition::record::StreamId;
-use holdfast_partition::{AppendError, SenderLink};
+use holdfast_partition::{AppendError, OnAppended, SenderLink};
 use holdfast_proto::cluster::v1::{
     RouteLastBatchAnswer, RouteLastBatchRequest, RouteOwnersRequest, RoutePreempted, RouteReadRequest,
     RouteReaderLeasesRequest, RouteStatus,
 };
+use holdfast_spans::TraceContext;
 use prost::Message;
 use tokio::sync::oneshot;
 
@@ -41,7 +42,11 @@ impl Handler for Dispatcher {
         };
         match kind {
             Kind::Append => match messages::decode_append(rest) {
-                Ok((link, entry)) => self.append(from, id, link, entry),
+                Ok((link, entry)) => self.append(from, id, link, None, entry),
+                Err(error) => self.malformed(from, &error),
+            },
+            Kind::TracedAppend => match messages::decode_traced_append(rest) {
+                Ok((link, trace, entry)) => self.append(from, id, link, trace, entry),
                 Err(error) => self.malformed(from, &error),
             },
             Kind::Owners => self.with(from, rest, |partitions, request: RouteOwnersRequest| async move {
@@ -110,7 +115,7 @@ impl Dispatcher {
         }
     }
 
-    fn append(&self, from: NodeId, id: PartitionId, link: LinkId, entry: Bytes) -> Answer {
+    fn append(&self, from: NodeId, id: PartitionId, link: LinkId, trace: Option<TraceContext>, entry: Bytes) -> Answer {
         let Some(partition) = self.0.0.owners.owned(id) else {
             let reply = not_leader(&self.0, id, None);
             return Box::pin(async move { Ok(reply.encode()) });
@@ -124,12 +129,14 @@ impl Dispatcher {
         let (decided, result) = oneshot::channel();
         let links = Arc::clone(self.0.open_links(id));
         let sender_link = SenderLink { gateway: from, link };
+        let partitions = self.0.clone();
         let work = async move {
-            let appended = Box::new(move |result| {
+            let appended: OnAppended = Box::new(move |result| {
                 drop(permit);
                 // The caller may be gone.
                 let _ = decided.send(result);
             });
+            let appended = partitions.with_commit_span(id, trace, appended);
             partition.append_over(entry, &links, sender_link, appended).await;
         };
         sender.queue(id).push(Box::pin(work));

@@ -19,7 +19,7 @@ fn node(hub: &Hub, time: &Arc<AtomicU64>) -> TlsServer {
         Duration::from_secs(LIFETIME),
         Box::new(move || seconds.load(Ordering::Relaxed)),
     );
-    TlsServer::with_tickets(&certificates, ServerNames::default(), Some(keys.unwrap())).unwrap()
+    TlsServer::with_tickets(&certificates, ServerNames::default(), Some(keys.unwrap()), false).unwrap()
 }
 
 fn kind(server: &TlsServer, client: &Arc<ClientConfig>) -> HandshakeKind {
