@@ -1,7 +1,7 @@
 //! Sends spans to the collector: OTLP over HTTP with protobuf, one request at a time.
 //!
 //! Invariants: nothing waits for the collector but this task; a batch whose answer says that it may be repeated, or that has no answer, is
-//! repeated with growing pauses for [`MAX_AGE`], and others are not; spans that are lost are counted; the log has a line when exports begin to
+//! repeated with growing delays for [`MAX_AGE`], and others are not; spans that are lost are counted; the log has a line when exports begin to
 //! fail and one when they work again.
 
 use std::path::{Path, PathBuf};
@@ -28,11 +28,11 @@ const MAX_BATCH: usize = 1024;
 /// How long a batch is repeated.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// The first pause after a failure; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The first delay after a failure; it doubles.
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 
-/// The longest pause.
-const MAX_PAUSE: Duration = Duration::from_secs(15);
+/// The longest delay.
+const MAX_BACKOFF: Duration = Duration::from_secs(15);
 
 /// How long the last spans of a node that stops may take.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -168,7 +168,7 @@ impl Exporter {
     /// Sends one batch, again while that makes sense.
     async fn deliver(&mut self, body: &Bytes, count: u64) {
         let until = Instant::now() + MAX_AGE;
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = FIRST_BACKOFF;
         loop {
             let error = match self.post(body).await {
                 Ok(rejected) => return self.done(count, rejected),
@@ -184,7 +184,7 @@ impl Exporter {
                     return;
                 }
                 ExportError::Later(_, Some(after)) => (*after).min(MAX_AGE),
-                ExportError::Later(_, None) | ExportError::NoAnswer(_) | ExportError::Headers(_) => pause,
+                ExportError::Later(_, None) | ExportError::NoAnswer(_) | ExportError::Headers(_) => backoff,
             };
             let wait = wait.mul_f64(rand::random_range(0.9..1.1));
             if Instant::now() + wait >= until {
@@ -192,7 +192,7 @@ impl Exporter {
                 return;
             }
             tokio::time::sleep(wait).await;
-            pause = (pause * 2).min(MAX_PAUSE);
+            backoff = (backoff * 2).min(MAX_BACKOFF);
         }
     }
 

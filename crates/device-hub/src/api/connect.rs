@@ -463,7 +463,7 @@ impl Attaching {
     }
 }
 
-/// What is known of a client before anything is checked.
+/// The attributes of a client whose request is not checked yet.
 fn describe(span: &mut Span, request: &ConnectRequest<'_>) {
     span.set(Attribute::Identity, || match request.module {
         Some(module) => format!("{}/{module}", request.device),

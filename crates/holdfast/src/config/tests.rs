@@ -93,7 +93,7 @@ fn every_kind_of_mistake_names_its_line_and_what_would_be_right() {
         ),
         (
             "[hub]\ncores = 1.5\n",
-            "hub.toml:2: hub.cores: must be a whole number from 0 to 65535, found a number with a fraction",
+            "hub.toml:2: hub.cores: must be a whole number from 0 to 65535, found 1.5",
         ),
         (
             "[hub]\nhost = 7\n",

@@ -127,6 +127,7 @@ fn delivery(number: u64, on_session_change: OnSessionChange) -> Delivery {
         on_session_change,
         head: "".into(),
         body: number.to_string().into(),
+        trace: None,
     }
 }
 

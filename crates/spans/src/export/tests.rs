@@ -17,11 +17,14 @@ use crate::{Attribute, SpanName};
 /// A request as the collector has read it: its head, and the spans.
 type Received = (String, ExportTraceServiceRequest);
 
+/// A status and a body.
+type Reply = (u16, Vec<u8>);
+
 /// Answers with the statuses that wait, then with 200.
 #[derive(Clone, Default)]
 struct Collector {
     received: Arc<Mutex<Vec<Received>>>,
-    answers: Arc<Mutex<VecDeque<(u16, Vec<u8>)>>>,
+    answers: Arc<Mutex<VecDeque<Reply>>>,
 }
 
 impl Collector {

@@ -1,7 +1,7 @@
 //! Bodies of calls and answers of service Partition.
 //!
-//! An append is a two-byte head, the gateway's link and the unchanged entry; its successful answer is empty. It carries
-//! every batch that reaches its owner from another node. All other calls are a message of `route.proto` behind the head.
+//! An append is a two-byte head, the gateway's link, the context of its span if that is recorded, and the unchanged entry; its
+//! successful answer is empty. It carries every batch that reaches its owner from another node. All other calls are a message of `route.proto` behind the head.
 //! Invariant: a body is decoded completely or is an error; no input panics.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -331,6 +331,35 @@ mod tests {
     }
 
     #[test]
+    fn only_an_append_with_a_recorded_span_is_of_the_newer_kind() {
+        let entry = Bytes::from_static(b"entry");
+        let context = TraceContext::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01").unwrap();
+        let not_sampled = TraceContext {
+            is_sampled: false,
+            ..context
+        };
+        for (trace, kind) in [
+            (None, Kind::Append),
+            (Some(not_sampled), Kind::Append),
+            (Some(context), Kind::TracedAppend),
+        ] {
+            let body = encode_append(LinkId(5), trace, entry.clone()).concat();
+            let (decoded, rest) = decode_head(body.into()).unwrap();
+            assert_eq!(decoded, kind);
+            if kind == Kind::TracedAppend {
+                assert_eq!(
+                    decode_traced_append(rest.clone()),
+                    Ok((LinkId(5), trace, entry.clone()))
+                );
+                let short = rest.slice(..LINK_BYTES + TraceContext::WIRE_BYTES - 1);
+                assert_eq!(decode_traced_append(short), Err(DecodeError::Short));
+            } else {
+                assert_eq!(decode_append(rest), Ok((LinkId(5), entry.clone())));
+            }
+        }
+    }
+
+    #[test]
     fn garbage_is_an_error() {
         assert_eq!(decode_head(Bytes::new()), Err(DecodeError::Short));
         assert_eq!(decode_head(Bytes::from_static(&[1])), Err(DecodeError::Short));
@@ -382,7 +411,7 @@ mod tests {
     #[test]
     fn an_entry_is_not_copied_into_the_body() {
         let entry = Bytes::from(vec![7; 100]);
-        let body = encode_append(LinkId(5), entry.clone());
+        let body = encode_append(LinkId(5), None, entry.clone());
         assert_eq!(body[1].as_ptr(), entry.as_ptr());
         let (kind, rest) = decode_head(Bytes::from(body.concat())).unwrap();
         assert_eq!(kind, Kind::Append);
