@@ -107,6 +107,7 @@ def groups(part, options):
     with contextlib.ExitStack() as stack:
         few = Fleet(stack.enter_context(Single("holdfast", "127.77.5.1")))
         filled = stack.enter_context(Single("holdfast-filled", "127.77.5.2"))
+        command(filled, "settings", "update", "--max-identities", str(2 * registrations + 1_000_000))
         alike = Fleet(filled, "--groups", many)
         begun = time.monotonic()
         while alike.first < registrations:
@@ -153,12 +154,12 @@ def onboarding(part, options):
         service = stack.enter_context(Service(nodes=3))
         sites = [stack.enter_context(Single(f"holdfast-site-{at}", f"127.77.7.{at}")) for at in range(1, 1 + len(WEIGHTS))]
         own = service.connection()["hostName"].split(":")[0]
-        at_front(service, "hub", "update", own, "--enabled", "false")
+        command(service, "provisioning", "hub", "update", own, "--enabled", "false")
         for site, weight in zip(sites, WEIGHTS):
             facts = site.connection()
             more = ["--endpoint", f"{site.address}:{facts['ports']['https']}", "--ca", str(site.folder / facts["caFile"])]
             more += ["--allocation-weight", str(weight), "--connection-string", facts["owner"]]
-            at_front(service, "hub", "add", facts["hostName"].split(":")[0], *more)
+            command(service, "provisioning", "hub", "add", facts["hostName"].split(":")[0], *more)
         ledger, report = service.folder.parent / "onboarding.ledger", service.folder.parent / "onboarding.json"
         ledger.unlink(missing_ok=True)
         shape = ["-n", count, "-c", ONBOARDING_CLIENTS, "--ledger", ledger]
@@ -199,11 +200,11 @@ def result(part, what, whole, verified):
     part.figures[what] = {"provision": whole, "verify": verified}
 
 
-def at_front(service, *arguments):
-    command = [hub.program(), "provisioning", *arguments, "--connection-file", str(service.connection_file())]
-    done = subprocess.run(command, capture_output=True, text=True)
+def command(server, *arguments):
+    line = [hub.program(), *arguments, "--connection-file", str(server.connection_file())]
+    done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode:
-        raise Trouble(f"holdfast provisioning {arguments[0]} {arguments[1]}: {done.stderr.strip()[-400:]}")
+        raise Trouble(f"holdfast {' '.join(arguments[:3])}: {done.stderr.strip()[-400:]}")
 
 
 def lines(path):
@@ -221,11 +222,11 @@ def kill_leader(service, restarted):
     at = next(at for at, node in enumerate(service.connection()["nodes"]) if node["name"] == leader)
     before = restarted.get(leader)
     pid = before.pid if before else service.connection()["pids"][at]
-    command = [hub.program(), "start", "--config", service.connection()["nodes"][at]["configFile"]]
+    start = [hub.program(), "start", "--config", service.connection()["nodes"][at]["configFile"]]
     subprocess.run(["kill", "-9", str(pid)], check=True)
     ended = before.poll if before else lambda: None if Path(f"/proc/{pid}").exists() else 0
     wait_for(lambda: ended() is not None, "the end of the leader", seconds=60, step=0.1)
     with open(service.folder.parent / "restarted.log", "ab") as log:
-        node = subprocess.Popen(command, stdout=log, stderr=log, cwd=service.folder)
+        node = subprocess.Popen(start, stdout=log, stderr=log, cwd=service.folder)
     wait_for(lambda: healthy(service.connection_file()), "a whole cluster", lambda: node.poll() is None, seconds=120, step=0.5)
     restarted[leader] = node

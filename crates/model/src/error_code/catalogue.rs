@@ -233,7 +233,7 @@ catalogue! {
     413001 MessageTooLarge: TooLarge, "the message or request body is larger than allowed",
         device "send at most 256 KiB per message, 1 MiB per request", operator "nothing: the limits are part of the protocol";
     413002 TooManyDevices: TooMany, "the hub or the request names more devices than allowed",
-        device "split the request (at most 100 identities)", operator "raise registry.max_identities if the hub is full";
+        device "split the request (at most 100 identities)", operator "raise the limit if the hub is full: holdfast settings update --max-identities";
     413003 TooManyModulesOnDevice: TooMany, "the device has as many modules as it may (50)",
         device "delete modules that are no longer used", operator "nothing: the limit is part of the protocol";
     413101 ConfigurationCountLimitExceeded: TooMany, "the hub has as many configurations as it may";
