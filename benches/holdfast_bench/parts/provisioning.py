@@ -11,6 +11,7 @@ from ..peers import cluster, hub
 from ..peers.reference import Reference
 from ..processes import wait_for
 from ..report import Part, median, spread, thousands, verdict
+from .cluster import cpu_seconds
 from .connects import SOURCES, connects
 from .replace import healthy, status
 
@@ -114,6 +115,7 @@ def groups(part, options):
             alike.register(min(50_000, registrations - alike.first))
             print(f"bench: provisioning, {alike.first:,} of {registrations:,} registered", flush=True)
         fill = time.monotonic() - begun
+        wait_for(lambda: is_idle(filled), "the end of compaction", seconds=600)
         scattered = Fleet(filled, "--groups", many, "--naming", "scattered", "--groups-exist")
         # The same groups; numbers behind those of the others.
         scattered.first = 2 * registrations
@@ -198,6 +200,13 @@ def result(part, what, whole, verified):
     figure = f"{lost} missing, {twice} twice, {refused} of {verified['connected'] + refused} refused at their hub"
     part.rows.append([what, figure, "0: met" if met else "0: MISSED", "–", "–", "–"])
     part.figures[what] = {"provision": whole, "verify": verified}
+
+
+def is_idle(server):
+    """Whether a server uses less than a twentieth of a core for two seconds."""
+    before = sum(map(cpu_seconds, server.pids()))
+    time.sleep(2)
+    return sum(map(cpu_seconds, server.pids())) - before < 0.1
 
 
 def command(server, *arguments):
