@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# The chart, without a cluster: run.sh [fast|all|pods] (default all). HOLDFAST_REWRITE=1 rewrites the golden files and the schema.
+# The chart: run.sh [fast|all|pods|cluster] (default all). HOLDFAST_REWRITE=1 rewrites the golden files and the schema.
 #
 #   fast   helm lint, golden files of `helm template`, wrong values and their messages, the schema and the dashboards against their
 #          sources, the scripts of pods, alerts (where promtool is)
 #   pods   its pods as processes, with a real hub: install, gateways, 3 to 5 to 3 nodes, a rolling restart, a lost disk, an outage (pods.py; as
 #          root, HOLDFAST_BIN=target/quick/holdfast; some three minutes)
+#   cluster [SCENARIO…]
+#          a real control plane, compiled from Go modules (once per machine: 15 minutes of two idle cores), helm, kubectl, and the pods as
+#          processes (cluster.py; as root, HOLDFAST_BIN=…, HOLDFAST_OLD_BIN=… for an older version; some fifteen minutes). Not part of `make test`
 #   all    fast, and kubeconform with the schemas of Kubernetes, a strict decoding of every object into the types of its API, kube-score, checkov
 #
 # helm, kubeconform and kube-score are compiled once per machine from Go modules, the others installed from the Python index, into the
@@ -14,7 +17,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root" || exit 2
 source deploy/build/progress.sh
 mode=${1:-all}
-case $mode in fast | all | pods) ;; *) echo "kubernetes: unknown mode $mode" >&2; exit 2 ;; esac
+case $mode in fast | all | pods | cluster) ;; *) echo "kubernetes: unknown mode $mode" >&2; exit 2 ;; esac
 
 helm_version=v3.22.0
 kubeconform_version=v0.8.0
@@ -23,6 +26,10 @@ checkov_version=3.3.30
 kubernetes_validate_version=1.37.0
 # Of the objects' schemas: the oldest that the chart supports, and the newest.
 kubernetes_versions="1.30.0 1.37.0"
+# Modules that carry custom resource definitions, as MODULE@VERSION:FOLDER; only their files are taken.
+crd_folders="github.com/cert-manager/cert-manager@v1.21.2:deploy/crds
+  github.com/prometheus-operator/prometheus-operator@v0.85.0:example/prometheus-operator-crd
+  sigs.k8s.io/gateway-api@v1.6.3:config/crd/standard"
 
 cache=${HOLDFAST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/holdfast}/tools/kubernetes
 chart=helm/holdfast
@@ -62,6 +69,28 @@ python_tool() {
   python3 -m venv "$at" >/dev/null 2>&1 && progress "installing $1 $2 (once per machine)" 60 0 - true "$at/bin/pip" -q install "$1==$2" && touch "$at/.complete"
 }
 
+# A module's files, downloaded if they are not here: module_folder MODULE@VERSION
+module_folder() { go mod download -json "$1" | sed -n 's/^\t*"Dir": "\(.*\)",*$/\1/p' | grep .; }
+# etcd, the parts of Kubernetes and kubectl, of the versions of cluster/go.mod, with helm, into a folder of their own.
+control_plane() {
+  command -v go >/dev/null || return 1
+  local kubernetes etcd name package flags="-s -w"
+  kubernetes=$(cd $here/cluster && go list -m -f '{{.Version}}' k8s.io/kubernetes) && etcd=$(cd $here/cluster && go list -m -f '{{.Version}}' go.etcd.io/etcd/server/v3) || return 1
+  plane=$cache/control-plane-$kubernetes-etcd-$etcd
+  mkdir -p "$plane"
+  # The version that the API server names, by which helm and the chart know what it can.
+  for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+    flags="$flags -X $package.gitVersion=$kubernetes -X $package.gitMajor=1 -X $package.gitMinor=$(cut -d. -f2 <<<"$kubernetes")"
+  done
+  for package in go.etcd.io/etcd/server/v3 k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kubectl}; do
+    name=${package##*/}
+    if [ "$name" = v3 ]; then name=etcd; fi
+    [ -x "$plane/$name" ] || (cd $here/cluster && export CGO_ENABLED=0 &&
+      progress "compiling $name (once per machine)" 600 0 - true nice -n 10 go build -p 2 -trimpath -ldflags "$flags" -o "$plane/new-$name" "$package" && mv "$plane/new-$name" "$plane/$name") || return 1
+  done
+  ln -sf "$helm" "$plane/helm"
+}
+
 values() { ls $chart/ci/*-values.yaml; }
 name_of() { basename "$1" -values.yaml; }
 # The chart as a cluster of version $2 would get it. Dashboards are data, and large; they are compared with their source instead.
@@ -70,14 +99,24 @@ render() { "$helm" template fleet $chart --namespace iot --kube-version "$2" --v
 go_tool helm helm.sh/helm/v3/cmd/helm $helm_version || { echo "kubernetes: helm cannot be had here (it needs a current Go); the chart is NOT checked" >&2; exit 3; }
 helm=$cache/bin/helm-$helm_version
 
-if [ "$mode" = pods ]; then
+if [ "$mode" = pods ] || [ "$mode" = cluster ]; then
   if [ "$(id -u)" != 0 ] || [ -z "${HOLDFAST_BIN:-}" ] || ! command -v ip unshare setpriv openssl >/dev/null; then
-    echo "kubernetes: pods need root, HOLDFAST_BIN, ip, unshare, setpriv and openssl; NOT tried" >&2
+    echo "kubernetes: $mode needs root, HOLDFAST_BIN, ip, unshare, setpriv and openssl; NOT tried" >&2
     exit 3
   fi
   # For its YAML.
   python_tool kubernetes-validate $kubernetes_validate_version || { echo "kubernetes: PyYAML cannot be had here; pods are NOT tried" >&2; exit 3; }
-  exec "$cache/kubernetes-validate-$kubernetes_validate_version/bin/python" $here/pods.py "$helm" "$HOLDFAST_BIN"
+  export PYTHONDONTWRITEBYTECODE=1
+  python="$cache/kubernetes-validate-$kubernetes_validate_version/bin/python"
+  if [ "$mode" = pods ]; then exec "$python" $here/pods.py "$helm" "$HOLDFAST_BIN"; fi
+
+  shift
+  control_plane || { echo "kubernetes: the control plane cannot be compiled here (it needs a current Go); the chart is NOT run on it" >&2; exit 3; }
+  crds=()
+  for where in $crd_folders; do
+    folder=$(module_folder "${where%%:*}") && crds+=(--crds "$folder/${where#*:}") || echo "kubernetes: ${where%%:*} cannot be had; its kinds are not applied" >&2
+  done
+  exec "$python" $here/cluster.py --tools "$plane" --holdfast "$HOLDFAST_BIN" ${HOLDFAST_OLD_BIN:+--old "$HOLDFAST_OLD_BIN"} "${crds[@]}" "$@"
 fi
 
 if [ -n "${HOLDFAST_REWRITE:-}" ]; then python3 $here/schema.py --write; fi

@@ -108,7 +108,7 @@ esac
 H
 chmod +x "$work/bin/holdfast"
 nodes() { printf '%s active\n' hub-0 hub-1 hub-2 hub-3 hub-4 hub-10 hub-gateway-7 hub-x-9 >"$work/nodes"; : >"$work/calls"; }
-remove() { env CALLS="$work/calls" NODES="$work/nodes" POLL_SECONDS=0 "$@" 2>"$work/said"; }
+remove() { env CALLS="$work/calls" NODES="$work/nodes" POLL_SECONDS=0 LOGIN_FILE="$work/none" HOLDFAST_LOGIN="${LOGIN-x}" "$@" 2>"$work/said"; }
 left() { cut -d' ' -f1 "$work/nodes" | tr '\n' ' '; }
 
 nodes
@@ -133,4 +133,12 @@ grep -q '^hub-4 active' "$work/nodes" || fail "and is taken back: $(cat "$work/n
 rm "$work/nodes"
 : >"$work/calls"
 remove sh "$scripts/remove-members.sh" hub 3 && fail "a hub that does not answer stops the upgrade"
+grep -q -- '--no-hooks' "$work/said" || fail "it names the way around: $(cat "$work/said")"
+remove env ALL_STAY=true sh "$scripts/remove-members.sh" hub 3 || fail "but not one in which no core pod goes: it may be what mends the hub"
+
+nodes
+LOGIN='' remove env ALL_STAY=true sh "$scripts/remove-members.sh" hub 11 || fail "nothing goes, and there is no credential yet: $(cat "$work/said")"
+LOGIN='' remove env ADMIN_SECRET=hub-admin sh "$scripts/remove-members.sh" hub 3 && fail "without a credential nothing can be drained"
+grep -q 'the Secret hub-admin is not there' "$work/said" || fail "it names the Secret: $(cat "$work/said")"
+[ ! -s "$work/calls" ] || fail "the hub is not called: $(cat "$work/calls")"
 echo "scripts of pods: done"

@@ -3,6 +3,8 @@
 #
 # Members are NAME-n; those with n >= REPLICAS go. All are drained together, so that no replica moves to a node that goes next. If one
 # cannot be drained, those that this run has begun are taken back and the upgrade stops, with nothing lost.
+# ALL_STAY=true says that no core pod goes: then neither a missing credential nor a hub that does not answer stops an upgrade, which may be
+# what mends it. Without it nothing is known, as before a rollback.
 set -eu
 name=$1
 replicas=$2
@@ -17,6 +19,15 @@ if [ -f "$login" ]; then
 fi
 
 say() { echo "scale-in: $*" >&2; }
+if [ -z "${HOLDFAST_LOGIN:-}${HOLDFAST_TOKEN_FILE:-}" ]; then
+  if [ "${ALL_STAY:-}" = true ]; then
+    say "no core pod goes, and there is no credential yet: nothing to do"
+    exit 0
+  fi
+  say "the Secret ${ADMIN_SECRET:-of admin.existingSecret} is not there: members that go could not be drained. Make it (docs/kubernetes.md, \"The credential of"
+  say "the chart\") and repeat; if no core pod goes, --no-hooks does without"
+  exit 1
+fi
 undo() {
   for node in $begun; do holdfast node drain "$node" --undo || say "cannot take $node back: holdfast node drain $node --undo"; done
 }
@@ -39,7 +50,14 @@ leaving() {
     }' | sort -rn | cut -d' ' -f2-
 }
 
-members=$(retry leaving) || { say "the hub does not list its members: nothing was changed"; exit 1; }
+if ! members=$(retry leaving); then
+  if [ "${ALL_STAY:-}" = true ]; then
+    say "the hub does not list its members (above); no core pod goes: the upgrade continues"
+    exit 0
+  fi
+  say "the hub does not list its members (above): nothing was changed. If no core pod goes, --no-hooks does without"
+  exit 1
+fi
 if [ -z "$members" ]; then
   say "no member goes"
   exit 0
