@@ -17,13 +17,13 @@ import traceback
 
 import yaml
 
-from kube import bad, scenarios
+from kube import bad, certs, scenarios, versions
 from kube.cluster import Cluster
 from kube.containers import apart, say
 
 SCENARIOS = {one.__name__: one for one in (
-    scenarios.apply, scenarios.install, scenarios.gateways, scenarios.rolling, scenarios.scale, scenarios.evict, scenarios.node_loss, scenarios.rollback, scenarios.autoscale,
-    bad.missing_secrets, bad.same_names, bad.foreign_volume, bad.old_version)}
+    scenarios.apply, versions.new_version, certs.cert_manager, scenarios.install, scenarios.gateways, scenarios.rolling, scenarios.scale, scenarios.evict, scenarios.node_loss, scenarios.rollback, scenarios.autoscale,
+    bad.missing_secrets, bad.same_names, bad.kubectl_scale, bad.foreign_volume, versions.old_version)}
 
 
 def main():
@@ -39,6 +39,8 @@ def main():
         parser.error(f"no scenario {unknown[0]}; there are {', '.join(SCENARIOS)}")
     apart("CLUSTER_INSIDE")
     tools = {name: options.tools / name for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "helm")}
+    if (options.tools / "certificates").exists():
+        tools["certificates"] = options.tools / "certificates"
     folder = pathlib.Path(tempfile.mkdtemp(prefix="holdfast-cluster-"))
     os.chmod(folder, 0o755)
     begun, keep, cluster = time.monotonic(), True, None

@@ -1,11 +1,10 @@
 """Bad input: what the pod, the API server or helm says, and that nothing is lost."""
 import shutil
-import time
 
 from .cluster import CHART, NAME, NAMESPACE, RELEASE
 from .containers import say, wait_for
 from .hub import certificates
-from .scenarios import CORE, GATEWAYS, RETENTION, settled
+from .scenarios import CORE, RETENTION, settled
 
 LAPTOP = CHART / "ci/laptop-values.yaml"
 
@@ -66,22 +65,15 @@ def foreign_volume(cluster):
     settled(cluster)
 
 
-def old_version(cluster):
-    """An older binary over data of a newer feature level: the pod says what to do, the rollout stops, and going forward heals it."""
-    if not cluster.old:
-        say("skipped: no older binary was given (HOLDFAST_OLD_BIN)")
-        return
-    cluster.agent.images["holdfast:0.0.1"] = cluster.old
-    fleet = cluster.fleet(60, "old-")
-    cluster.upgrade(*RETENTION, "--set", "image.tag=0.0.1")
-    pod = CORE[2]
-    wait_for("the old version refuses the data", lambda: cluster.message(pod), 180)
-    text = cluster.message(pod)
-    time.sleep(10)
-    assert cluster.ready(CORE[:2]), "the rollout stops at the first pod"
-    say(f"an old version over new data: \"{' '.join(text.split())[-400:]}\"")
-    cluster.helm("rollback", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout", "300s")
+def kubectl_scale(cluster):
+    """`kubectl scale` instead of `helm upgrade`: the pod without a configuration says so, and an upgrade takes it away again."""
+    cluster.kubectl("-n", NAMESPACE, "scale", f"statefulset/{NAME}", "--replicas=4")
+    pod = f"{NAME}-3"
+    wait_for("the pod says that it has no configuration", lambda: f"{pod}.toml" in cluster.message(pod) if pod in cluster.pods() else False, 120)
+    text = " ".join(cluster.message(pod).split())
+    assert cluster.ready(CORE)
+    cluster.upgrade(*RETENTION, "--wait", "--timeout", "300s")
+    wait_for("the pod is gone", lambda: set(cluster.pods()) == set(CORE), 60)
     settled(cluster)
-    wait_for("gateways ready", lambda: cluster.ready(GATEWAYS, "gateway"), 180)
-    say("helm rollback: all pods are ready again, with their data")
-    say("devices meanwhile: " + cluster.check(fleet))
+    cluster.kubectl("-n", NAMESPACE, "delete", "pvc", f"data-{pod}")
+    say(f"kubectl scale: \"{text[-200:]}\"; the next helm upgrade takes the pod away")

@@ -158,7 +158,12 @@ class Cluster:
         return code, text
 
     def fleet(self, messages, prefix, devices=20):
-        return hub.Fleet(self.client, self.owner(), devices, messages, prefix)
+        """Devices under load, from the moment on at which all of them send."""
+        before = self.clients
+        made = hub.Fleet(self.client, self.owner(), devices, messages, prefix)
+        sends = lambda: self.clients > before and re.search(rf"fleet: {devices} connected, [1-9]", self.log(f"client-{before + 1}", "devices"))
+        wait_for("devices send", lambda: sends() or made.ended, 60)
+        return made
 
     def check(self, fleet):
         return fleet.check(lambda: self.cli("monitor-events", "--from=oldest", "--timeout=10", "--output=json", seconds=300)[1])

@@ -207,10 +207,12 @@ def own(folder, group):
 
 def empty(folder, source, group):
     """An emptyDir, in memory if its manifest says so."""
-    if folder.exists():
+    memory = source.get("medium") == "Memory"
+    # What lies in memory is lost with the machine, and the folder is not.
+    if folder.exists() and (not memory or os.path.ismount(folder)):
         return
-    folder.mkdir(parents=True)
-    if source.get("medium") == "Memory":
+    folder.mkdir(parents=True, exist_ok=True)
+    if memory:
         run("mount", "-t", "tmpfs", "-o", f"size={source.get('sizeLimit', '64Mi').replace('Mi', 'm').replace('Gi', 'g')}", "tmpfs", folder)
     own(folder, group)
 

@@ -170,9 +170,10 @@ class ControlPlane:
         return path
 
     # Processes ------------------------------------------------------------------------------------------------------------------------
-    def start(self, name, *options):
+    def start(self, name, *options, config=None):
+        """A component with its options, or another program that takes a kubeconfig."""
         log = open(self.folder / f"{name}.log", "ab")
-        self.processes[name] = subprocess.Popen([self.tools[name], *(f"--{option}" for option in options)], stdout=log, stderr=log, cwd=self.folder)
+        self.processes[name] = subprocess.Popen([self.tools[name], *([config] if config else []), *(f"--{option}" for option in options)], stdout=log, stderr=log, cwd=self.folder)
 
     def up(self):
         """Starts everything; returns the client once the API answers and its controllers run."""

@@ -49,11 +49,16 @@ def apply(cluster):
         wait_for("the namespace is gone", lambda file=file: not cluster.api.find(f"/api/v1/namespaces/{file.name.removesuffix('-values.yaml')}"), 120)
 
 
-def install(cluster):
-    """docs/kubernetes.md, "Three nodes, from nothing"."""
+def prepare(cluster):
+    """The namespace and its Secrets."""
     cluster.namespace(NAMESPACE)
     for name, data in certificates(cluster.folder).items():
         cluster.secret(name, data)
+
+
+def install(cluster):
+    """docs/kubernetes.md, "Three nodes, from nothing"."""
+    prepare(cluster)
     seconds = cluster.install(*CORE_ONLY, "--wait", "--timeout", "180s")
     zones = {cluster.agent.nodes[pod["spec"]["nodeName"]].zone for pod in cluster.pods().values()}
     assert zones == {"zone-a", "zone-b", "zone-c"}, zones
@@ -99,7 +104,6 @@ def settled(cluster, names=CORE):
 def rolling(cluster):
     """A change of the configuration restarts all pods, one after the other, under load."""
     fleet = cluster.fleet(70, "roll-")
-    wait_for("devices send", lambda: "messages acknowledged" in cluster.log(f"client-{cluster.clients}", "devices"), 60)
     before = {name: pod["metadata"]["uid"] for name, pod in cluster.pods().items()}
     watch = Watcher(cluster, CORE)
     seconds = cluster.upgrade(*RETENTION, "--wait", "--timeout", "600s")
@@ -182,8 +186,15 @@ def allowed(cluster):
 
 
 def node_loss(cluster):
-    """A machine loses power: Kubernetes notices, the pod is forced away and starts on another machine of its zone; then the machine is back."""
-    fleet = cluster.fleet(90, "loss-")
+    """A process is killed and restarted in its pod. A machine loses power: Kubernetes notices, the pod is forced away and starts on another machine of
+    its zone; then the machine is back. Another one is back before anyone does anything."""
+    fleet = cluster.fleet(110, "loss-")
+    cluster.agent.named(CORE[0]).containers[0].process.kill()
+    wait_for("the container is down", lambda: not cluster.ready([CORE[0]]), 30)
+    again = wait_for("the container is ready again", lambda: cluster.ready([CORE[0]]), 120)
+    assert cluster.pods()[CORE[0]]["status"]["containerStatuses"][0]["restartCount"] == 1
+    settled(cluster)
+    say(f"a core process is killed: its container is ready again after {again:.0f} s, in the same pod")
     pod = CORE[1]
     node = cluster.pods()[pod]["spec"]["nodeName"]
     begun = time.monotonic()
@@ -211,10 +222,24 @@ def node_loss(cluster):
 
 
 def rollback(cluster):
-    """An upgrade whose image does not exist stops at its first pod; `helm rollback` heals it, without any pod deleted by hand."""
-    fleet = cluster.fleet(60, "back-")
+    """An image that does not exist: the upgrade's hook meets it first, and no pod is touched. Without hooks the rollout stops at its first pod, and `helm
+    rollback` heals it, without any pod deleted by hand."""
+    cluster.upgrade(*RETENTION, "--wait", "--timeout", "300s")
+    settled(cluster)
+    fleet = cluster.fleet(90, "back-")
+    typo = [*RETENTION, "--set", "image.tag=0.1.0-typo", "--set", "config.partition.retention=3d"]
+    before = uids(cluster)
+    refusal = ""
+    try:
+        cluster.upgrade(*typo, "--timeout", "15s")
+    except RuntimeError as error:
+        refusal = str(error).strip().splitlines()[-1]
+    assert refusal and before == uids(cluster), refusal
+    cluster.upgrade(*RETENTION, "--wait", "--timeout", "300s")
+    assert before == uids(cluster), "nothing has changed"
+    say(f"an image that does not exist, with a credential: \"{refusal[-120:]}\", and no pod is touched")
     watch = Watcher(cluster, CORE)
-    cluster.upgrade(*RETENTION, "--set", "image.tag=0.1.0-typo", "--set", "config.partition.retention=3d")
+    cluster.upgrade(*typo, "--no-hooks")
     waiting = lambda: any("ImagePullBackOff" in str(one.get("state")) for pod in cluster.pods().values() for one in pod.get("status", {}).get("initContainerStatuses", []))
     wait_for("a pod waits for its image", waiting, 120)
     time.sleep(15)
@@ -226,8 +251,12 @@ def rollback(cluster):
     seconds = time.monotonic() - begun
     seen = watch.stop()
     assert watch.most_away <= 1, seen
-    say(f"an image that does not exist: the rollout stops at {CORE[2]}; helm rollback has all pods ready after {seconds:.0f} s; {seen}")
+    say(f"the same without hooks: the rollout stops at {CORE[2]}; helm rollback has all pods ready after {seconds:.0f} s, none deleted by hand; {seen}")
     say("devices meanwhile: " + cluster.check(fleet))
+
+
+def uids(cluster):
+    return {name: pod["metadata"]["uid"] for name, pod in (cluster.pods() | cluster.pods("gateway")).items()}
 
 
 def autoscale(cluster):
