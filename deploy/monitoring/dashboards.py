@@ -3,7 +3,8 @@
 
 A dashboard is rows of panels, and a panel is a title, a unit and queries; the JSON of Grafana follows from these and lies in
 helm/holdfast/files/dashboards, from where the chart serves it and `import` in Grafana takes it. Without --write it only compares, and checks
-that each metric of dashboards and alerts is one of docs/metrics.md, and that each alert's section is in docs/runbook.md. --rules prints all queries as
+that each metric of dashboards and alerts is one of docs/metrics.md, and that each section of docs/runbook.md that they link to exists. RUNBOOK in links is
+the address of that page; the chart puts it in. --rules prints all queries as
 recording rules, so that promtool can say whether they parse.
 """
 import json
@@ -21,6 +22,11 @@ def rate(metric, by, labels=""):
     """Per second, summed by labels."""
     selector = S.replace("}", f",{labels}}}") if labels else S
     return f"sum by ({by}) (rate({metric}{selector}[$__rate_interval]))"
+
+
+def happening(metric, by):
+    """`rate` without the lines that are zero, where there are many."""
+    return f"{rate(metric, by)} > 0"
 
 
 def quantile(q, metric, by="instance"):
@@ -46,14 +52,21 @@ OVERVIEW = [
         ("Sessions by node", "short", [(total("holdfast_device_hub_sessions"), "{{instance}}")]),
         ("Connections by protocol", "short", [(total("holdfast_gateway_connections", "protocol"), "{{protocol}}")]),
         ("Connects", "ops", [(rate("holdfast_gateway_connects_total", "protocol"), "{{protocol}}")]),
-        ("Ends of connections", "ops", [(rate("holdfast_gateway_connections_ended_total", "protocol, reason"), "{{protocol}} {{reason}}")]),
-        ("Refusals", "ops", [(rate("holdfast_refusals_total", "reason"), "{{reason}}")]),
+        ("Ends of connections", "ops", [(happening("holdfast_gateway_connections_ended_total", "protocol, reason"), "{{protocol}} {{reason}}")]),
+        ("Refusals", "ops", [(happening("holdfast_refusals_total", "reason"), "{{reason}}")]),
         ("Throttled", "ops", [(rate("holdfast_throttled_total", "class, effect"), "{{class}} {{effect}}"),
                               (rate("holdfast_device_throttled_total", "class"), "one device: {{class}}")]),
+        ("Requests over HTTPS", "reqps", [(happening("holdfast_https_requests_total", "call, class"), "{{call}} {{class}}")]),
         ("Broken rules of protocols", "ops", [(rate("holdfast_gateway_violations_total", "protocol, rule"), "{{protocol}} {{rule}}")]),
     ]),
+    ("Provisioning", [
+        ("Registrations", "ops", [(happening("holdfast_provisioning_registrations_total", "protocol, outcome"), "{{protocol}} {{outcome}}")]),
+        ("Registrations, time to the answer", "s", [(quantile(0.5, "holdfast_provisioning_request_seconds", "job"), "median"),
+                                                    (quantile(0.99, "holdfast_provisioning_request_seconds", "job"), "99 of 100")]),
+        ("Certificates for devices", "ops", [(rate("holdfast_provisioning_certificates_total", "outcome"), "{{outcome}}")]),
+    ]),
     ("Back ends", [
-        ("REST calls", "reqps", [(rate("holdfast_rest_requests_total", "class"), "{{class}}")]),
+        ("REST calls", "reqps", [(happening("holdfast_rest_requests_total", "class"), "{{class}}")]),
         ("REST, time to the answer", "s", [(quantile(0.5, "holdfast_rest_request_seconds", "job"), "median"),
                                            (quantile(0.99, "holdfast_rest_request_seconds", "job"), "99 of 100")]),
         ("Events sent to readers", "msg/s", [(rate("holdfast_events_sent_total", "instance"), "{{instance}}")]),
@@ -93,7 +106,7 @@ CLUSTER = [
         ("Bytes", "Bps", [(rate("holdfast_peer_bytes_total", "instance, direction"), "{{instance}} {{direction}}")]),
         ("Waits to be sent", "bytes", [(total("holdfast_peer_queue_bytes"), "{{instance}}")]),
         ("Connections lost", "ops", [(rate("holdfast_peer_losses_total", "instance"), "{{instance}}")]),
-        ("Nodes refused", "ops", [(rate("holdfast_peer_refusals_total", "reason"), "{{reason}}")]),
+        ("Nodes refused", "ops", [(happening("holdfast_peer_refusals_total", "reason"), "{{reason}}")]),
     ]),
     ("Processes", [
         ("CPU", "short", [(rate("holdfast_process_cpu_seconds", "instance"), "{{instance}}")]),
@@ -115,8 +128,8 @@ SECURITY = [
     ("Clients", [
         ("Handshakes", "ops", [(rate("holdfast_tls_handshakes_total", "version, kind"), "{{version}} {{kind}}")]),
         ("Names that clients use", "ops", [(rate("holdfast_tls_clients_total", "name, chain"), "{{name}}, {{chain}}")]),
-        ("Rejected before TLS", "ops", [(rate("holdfast_net_rejected_total", "reason"), "{{reason}}")]),
-        ("Refusals", "ops", [(rate("holdfast_refusals_total", "reason"), "{{reason}}")]),
+        ("Rejected before TLS", "ops", [(happening("holdfast_net_rejected_total", "reason"), "{{reason}}")]),
+        ("Refusals", "ops", [(happening("holdfast_refusals_total", "reason"), "{{reason}}")]),
         ("Refusals answered late", "ops", [(rate("holdfast_refusals_delayed_total", "protocol"), "{{protocol}}")]),
         ("SHA-1 thumbprints", "ops", [(rate("holdfast_device_hub_sha1_thumbprint_connects_total", "job"), "connects")]),
         ("Keys of the issuer", "short", [(total("holdfast_oidc_keys"), "{{instance}}")]),
@@ -126,15 +139,40 @@ SECURITY = [
 
 DASHBOARDS = {"overview": ("Holdfast: devices and back ends", OVERVIEW), "cluster": ("Holdfast: nodes, disks, replicas", CLUSTER),
               "security": ("Holdfast: certificates and refusals", SECURITY)}
+# What a panel's title links to, in docs/runbook.md; each dashboard links to "Watching".
+SECTIONS = {
+    "Sessions": "holdfastsessionsdrop", "Nodes that accept connections": "holdfastnotready", "Partitions without an owner": "holdfastpartitionwithoutowner",
+    "Free disk, least": "holdfastdiskfills", "Daily quota used": "holdfastquotanearlyused", "Refusals": "holdfastrefusalsgrow", "Throttled": "holdfastthrottled",
+    "Readers behind the end": "holdfastreadermissedmessages", "Commits, 99 of 100": "holdfastcommitsslow", "Syncs, 99 of 100": "holdfastdiskslow",
+    "Free disk": "holdfastdiskfills", "Groups whose members are not as wanted": "holdfastmovesstuck", "Connections lost": "holdfastpeersunstable",
+    "Nodes refused": "holdfastpeersrefused", "Open files": "holdfastfilesnearlimit", "Panics": "holdfastpanics",
+    "Server certificates end in": "holdfastcertificateends", "Certificates of nodes end in": "holdfastcertificateends",
+    "CAs of devices that end": "holdfastdevicecaends", "CRLs that have ended": "holdfastcrlsold", "CRLs fetched": "holdfastcrlsold",
+    "Certificates loaded anew": "holdfastcertificatenotloaded", "Keys of the issuer": "holdfastissuerunreachable",
+    "Lines of the audit log lost": "holdfastauditlost", "Registrations": "a-device-does-not-register",
+    "Messages to devices": "a-device-does-not-get-its-messages", "Nodes that can be called": "holdfastmemberdown",
+}
+# Where a number's colour changes: green, and from here red; `below`: red, and from here green.
+RED_FROM = {"Partitions without an owner": 1, "CRLs that have ended": 1, "Daily quota used": 0.9}
+RED_BELOW = {"Server certificates end in": 7 * 86400, "Certificates of nodes end in": 7 * 86400}
 SOURCE = {"type": "prometheus", "uid": "${source}"}
+
+
+def thresholds(title):
+    first, then = ("red", "green") if title in RED_BELOW else ("green", "red")
+    limit = RED_BELOW.get(title, RED_FROM.get(title))
+    return {"mode": "absolute", "steps": [{"color": first, "value": None}, *([{"color": then, "value": limit}] if limit else [])]}
 
 
 def panel(number, x, y, width, title, unit, queries, kind="timeseries"):
     height = 4 if kind == "stat" else 8
     targets = [{"datasource": SOURCE, "expr": expr, "legendFormat": legend or "__auto", "refId": chr(ord("A") + at)}
                for at, (expr, legend) in enumerate(queries)]
-    defaults = {"unit": unit, "min": 0} if kind == "timeseries" else {"unit": unit}
-    return {"id": number, "type": kind, "title": title, "datasource": SOURCE, "gridPos": {"h": height, "w": width, "x": x, "y": y},
+    # Counters appear with their first event.
+    defaults = {"unit": unit, "noValue": "none"} | ({"min": 0} if kind == "timeseries" else {"thresholds": thresholds(title)})
+    section = SECTIONS.get(title)
+    links = [{"title": "Runbook", "url": f"RUNBOOK#{section}", "targetBlank": True}] if section else []
+    return {"id": number, "links": links, "type": kind, "title": title, "datasource": SOURCE, "gridPos": {"h": height, "w": width, "x": x, "y": y},
             "fieldConfig": {"defaults": defaults, "overrides": []}, "targets": targets}
 
 
@@ -153,6 +191,7 @@ def dashboard(name, title, rows):
     variable = {"type": "query", "datasource": SOURCE, "refresh": 2, "multi": True, "includeAll": True, "current": {"text": "All", "value": "$__all"}}
     return {
         "uid": f"holdfast-{name}", "title": title, "tags": ["holdfast"], "schemaVersion": 39, "timezone": "browser", "refresh": "30s",
+        "links": [{"title": "Runbook", "type": "link", "icon": "doc", "url": "RUNBOOK#watching", "targetBlank": True, "tags": [], "asDropdown": False}],
         "time": {"from": "now-6h", "to": "now"}, "editable": True,
         "templating": {"list": [
             {"name": "source", "label": "Prometheus", "type": "datasource", "query": "prometheus"},
@@ -186,12 +225,18 @@ def main():
         elif not file.exists() or file.read_text() != text:
             wrong.append(f"{file.relative_to(ROOT)} does not follow deploy/monitoring/dashboards.py: run it with --write")
     known = names((ROOT / "docs/metrics.md").read_text())
-    for place, text in [*((f"dashboard {name}", text) for name, text in made.items()), ("alerts.yaml", ALERTS.read_text())]:
+    places = [*((f"dashboard {name}", text) for name, text in made.items()), ("alerts.yaml", ALERTS.read_text())]
+    for place, text in places:
         wrong += [f"{place}: {name} is no metric of docs/metrics.md" for name in sorted(names(text) - known)]
     anchors = {re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-")
                for line in (ROOT / "docs/runbook.md").read_text().splitlines() if line.startswith("#")}
-    wrong += [f"alerts.yaml: docs/runbook.md has no section #{anchor}"
-              for anchor in sorted(set(re.findall(r"RUNBOOK#([a-z0-9-]+)", ALERTS.read_text())) - anchors)]
+    for place, text in places:
+        wrong += [f"{place}: docs/runbook.md has no section #{anchor}" for anchor in sorted(set(re.findall(r"RUNBOOK#([a-z0-9-]+)", text)) - anchors)]
+    alerts = ALERTS.read_text()
+    if alerts.count(" alert: ") != alerts.count("runbook_url: RUNBOOK#"):
+        wrong.append("alerts.yaml: an alert has no runbook_url")
+    titles = {title for _, rows in DASHBOARDS.values() for _, row in rows for title, *_ in row}
+    wrong += [f"dashboards.py: no panel has the title {title}" for title in sorted((set(SECTIONS) | set(RED_FROM) | set(RED_BELOW)) - titles)]
     if wrong:
         sys.exit("\n".join(wrong))
 

@@ -155,6 +155,8 @@ done <$here/wrong-values.tsv
 if command -v promtool >/dev/null; then
   cp $chart/files/alerts.yaml $here/alerts_test.yaml "$work/"
   check "alerts" bash -c "cd '$work' && promtool check rules --lint-fatal alerts.yaml && promtool test rules alerts_test.yaml"
+  cp tests/observability/recording.yaml "$work/"
+  check "alerts on recorded data" bash -c "cd '$work' && promtool test rules recording.yaml"
   check "queries of dashboards" bash -c "python3 deploy/monitoring/dashboards.py --rules >'$work/dashboards.yaml' && promtool check rules '$work/dashboards.yaml'"
 else
   skip "alerts: promtool (Debian: prometheus) is not installed"
