@@ -18,6 +18,8 @@ from .replace import healthy, status
 CLIENTS, DEVICES_A_RUN = 50, 5_000
 KEPT_TARGET, ANEW_TARGET, FILLED_TARGET = 1_000, 0.8, 1.1
 GROUPS, REGISTRATIONS = 10_000, 1_000_000
+# Registrations of one client, one after the other, and with ids that say nothing.
+ONE_BY_ONE, SCATTERED = 1_000, 500
 # Each client waits some seconds between two looks at its operation.
 ONBOARDED, ONBOARDING_CLIENTS = 100_000, 1_000
 WEIGHTS, SHARE_TARGET = (1, 1, 2), 0.01
@@ -105,6 +107,7 @@ def groups(part, options):
     """One hub with one group and few registrations beside one with many of both, by turns."""
     many, registrations = options.groups or GROUPS, options.registrations or REGISTRATIONS
     found = {name: [] for name in ("few", "many, ids alike", "many, ids that say nothing")}
+    alone = {"few": [], "many": []}
     with contextlib.ExitStack() as stack:
         few = Fleet(stack.enter_context(Single("holdfast", "127.77.5.1")))
         filled = stack.enter_context(Single("holdfast-filled", "127.77.5.2"))
@@ -122,16 +125,21 @@ def groups(part, options):
         for _ in range(options.runs):
             found["few"].append(few.register(DEVICES_A_RUN))
             found["many, ids alike"].append(alike.register(DEVICES_A_RUN))
-            found["many, ids that say nothing"].append(scattered.register(200))
+            alone["few"].append(few.register(ONE_BY_ONE, clients=1))
+            alone["many"].append(alike.register(ONE_BY_ONE, clients=1))
+            found["many, ids that say nothing"].append(scattered.register(SCATTERED))
+    ratios = [many["latency_us"]["p50"] / few["latency_us"]["p50"] for many, few in zip(alone["many"], alone["few"])]
+    what = f"time of a registration with {many:,} groups and {registrations:,} registrations, one client, over one group and few"
+    row(part, what, spread(ratios), verdict(median(ratios), FILLED_TARGET), alone["many"])
     base = found["few"]
     row(part, "kept connections, one group", "1", "–", base)
+    cost = lambda report: report["server"]["cpu_us_per_connect"]
     for name in list(found)[1:]:
-        cost = lambda report: report["server"]["cpu_us_per_connect"]
         ratios = [cost(report) / cost(few) for report, few in zip(found[name], base)]
         target = verdict(median(ratios), FILLED_TARGET) if "alike" in name else "–"
         row(part, f"CPU with {many:,} groups and {registrations:,} registrations, {name}", spread(ratios), target, found[name])
     part.remarks.append(f"{registrations:,} devices of {many:,} groups had registered before, in {fill:.0f} s over the wire.")
-    part.figures["groups"] = found
+    part.figures["groups"] = {"clients": found, "one client": alone}
 
 
 def crash(part, options):

@@ -37,4 +37,6 @@ pub use rights::{InvalidRights, Rights};
 pub use sas::SasToken;
 pub use scope::{HubNames, ResourcePath, ResourceScope, split_names};
 pub use sign::{UnsignedToken, identity_resource, sign, sign_identity};
-pub use verify::{Grant, KeyForm, check_claims, verify, verify_policy, verify_policy_key, verify_signature};
+pub use verify::{
+    Grant, KeyForm, check_claims, is_signed_by, verify, verify_policy, verify_policy_key, verify_signature,
+};

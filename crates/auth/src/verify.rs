@@ -78,10 +78,16 @@ pub fn check_claims(
 /// Which of the keys signed the token, if any: primary first. The comparison takes the same time wherever it differs.
 #[must_use]
 pub fn verify_signature(token: &SasToken<'_>, keys: &KeyPair, form: KeyForm) -> Option<KeySlot> {
-    [KeySlot::Primary, KeySlot::Secondary].into_iter().find(|slot| {
-        let expected = with_key(keys.get(*slot), form, |key| mac(key, token.resource(), token.expiry()));
-        bool::from(expected.ct_eq(token.signature()))
-    })
+    [KeySlot::Primary, KeySlot::Secondary]
+        .into_iter()
+        .find(|slot| is_signed_by(token, keys.get(*slot), form))
+}
+
+/// Whether `key` signed the token. The comparison takes the same time wherever it differs.
+#[must_use]
+pub fn is_signed_by(token: &SasToken<'_>, key: &Key, form: KeyForm) -> bool {
+    let expected = with_key(key, form, |key| mac(key, token.resource(), token.expiry()));
+    expected.ct_eq(token.signature()).into()
 }
 
 /// Checks a token that an identity signed with its own key (no `skn`), against `resource` and at `now` (hub clock).

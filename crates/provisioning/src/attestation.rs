@@ -9,7 +9,10 @@ use data_encoding::HEXUPPER;
 use holdfast_auth::x509::{
     CaCertificate, CertificateFingerprints, CertificateRefusal, ClientCertificate, check_size, verify_chain,
 };
-use holdfast_auth::{HubNames, KeyForm, KeyPair, ResourcePath, SasRefusal, SasToken, check_claims, verify_signature};
+use holdfast_auth::{
+    HubNames, KeyForm, KeyPair, KeySlot, ResourcePath, SasRefusal, SasToken, check_claims, is_signed_by,
+    verify_signature,
+};
 use holdfast_device_hub::Credential;
 use holdfast_model::json::quoted;
 use holdfast_model::limits::MAX_CHAIN_CERTIFICATES;
@@ -26,6 +29,8 @@ const DEVICE_POLICY: &str = "registration";
 
 /// Up to how many groups are tried without a look at the names of other devices.
 const FEW_GROUPS: usize = 16;
+
+const BOTH_SLOTS: [KeySlot; 2] = [KeySlot::Primary, KeySlot::Secondary];
 
 /// The fault of a TPM that is not enrolled.
 pub(crate) const NO_TPM_DETAIL: &str = "there is no individual enrollment with this registration id";
@@ -82,8 +87,8 @@ pub(crate) struct Claimant<'a> {
     pub(crate) id_scope: &'a str,
     pub(crate) registration_id: &'a str,
     pub(crate) now: UnixMillis,
-    /// Groups that are tried first, since they opened the way of this device, or of the one before it.
-    pub(crate) likely_groups: Vec<String>,
+    /// Groups that are tried first: that of the device, or those of devices before it.
+    pub(crate) likely_groups: Vec<Arc<str>>,
     /// Of the device, if it has one.
     pub(crate) registration: Option<&'a Registration>,
     /// What a token of a TPM is to open.
@@ -211,34 +216,46 @@ impl Claimant<'_> {
         token: &SasToken<'_>,
         groups: &EnrollmentGroups,
     ) -> Result<Option<(Arc<Enrollment>, KeyPair)>, RegistryError> {
-        let signed = |group: &Arc<Enrollment>| Some((Arc::clone(group), self.derived(token, group)?));
-        let by_id = |ids: &[String]| ids.iter().filter_map(|id| groups.get(id)).find_map(signed);
-        if let Some(found) = by_id(&self.likely_groups) {
+        let signed =
+            |group: &Arc<Enrollment>, slots: &[KeySlot]| Some((Arc::clone(group), self.derived(token, group, slots)?));
+        let signed_likely = |id: &str| signed(groups.get(id)?, &BOTH_SLOTS);
+        if let Some(found) = self.likely_groups.iter().find_map(|id| signed_likely(id)) {
             return Ok(Some(found));
         }
         // A look at the disk costs as much as some groups.
         if groups.symmetric().len() > FEW_GROUPS
-            && let Some(found) = by_id(&self.registry.groups_near(self.registration_id)?)
+            && let Some(found) = self
+                .registry
+                .groups_near(self.registration_id)?
+                .iter()
+                .find_map(|id| signed_likely(id))
         {
             return Ok(Some(found));
         }
-        Ok(groups.symmetric().iter().find_map(signed))
+        // Most devices have the primary key.
+        Ok(BOTH_SLOTS
+            .iter()
+            .find_map(|slot| groups.symmetric().iter().find_map(|group| signed(group, &[*slot]))))
     }
 
-    /// The keys that `group` gives the device, if they have signed the token. Device tools derive them from the id as it is written;
-    /// ids are found in any case, so that one may also be written in lower case.
-    fn derived(&self, token: &SasToken<'_>, group: &Enrollment) -> Option<KeyPair> {
+    /// The keys that `group` gives the device, if that of one of the `slots` has signed the token. Device tools derive them from the id as
+    /// it is written; ids are found in any case, so that one may also be written in lower case.
+    fn derived(&self, token: &SasToken<'_>, group: &Enrollment, slots: &[KeySlot]) -> Option<KeyPair> {
         let Attestation::SymmetricKey(keys) = &group.attestation else {
             return None;
         };
         let lower = self.registration_id.to_ascii_lowercase();
         let written = std::iter::once(self.registration_id);
-        let ids = written.chain((lower != self.registration_id).then_some(lower.as_str()));
-        ids.map(|id| KeyPair {
+        let mut ids = written.chain((lower != self.registration_id).then_some(lower.as_str()));
+        let has_signed = |id: &&str| {
+            let mut slots = slots.iter();
+            slots.any(|slot| is_signed_by(token, &keys.get(*slot).derive(id), KeyForm::Decoded))
+        };
+        let id = ids.find(has_signed)?;
+        Some(KeyPair {
             primary: keys.primary.derive(id),
             secondary: keys.secondary.derive(id),
         })
-        .find(|keys| verify_signature(token, keys, KeyForm::Decoded).is_some())
     }
 
     fn by_certificate(&self, chain: &CertificateChain) -> Result<Attested, NotAttested> {

@@ -24,6 +24,7 @@ mod metrics;
 mod operation;
 mod operations;
 mod outbound;
+mod recent_groups;
 mod registering;
 mod remote_hub;
 mod request;

@@ -10,7 +10,7 @@ use holdfast_registry::{
     AllocationPolicy, Attestation, AuthenticationWrite, DevicePlace, Enrollment, EnrollmentKind, ProvisioningSettings,
     Registration, RegistrationOutcome, RegistrationWrite, Registry, WriteOperation,
 };
-use holdfast_tasks::sync::{Mutex, RwLock};
+use holdfast_tasks::sync::RwLock;
 use rand::Rng as _;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -25,6 +25,7 @@ use crate::hub_latency::HubLatency;
 use crate::issuance::{self, CallSigner, CheckedRequest, IssuingNode};
 use crate::metrics;
 use crate::outbound::Outbound;
+use crate::recent_groups::RecentGroups;
 use crate::registering::{Decision, is_conflict};
 use crate::request::{DeviceCall, RegisterBody, check_id};
 use crate::request_rate::RequestRate;
@@ -48,8 +49,7 @@ pub struct Provisioning {
     pub(crate) health: HubHealth,
     pub(crate) latency: HubLatency,
     requests: Semaphore,
-    /// The group that a device was found in last: the devices of a batch come one after the other.
-    last_group: Mutex<Option<String>>,
+    recent_groups: RecentGroups,
     rate: RequestRate,
     /// Calls signers of issuing CAs; `None`: there are none.
     signer: RwLock<Option<Arc<CallSigner>>>,
@@ -79,7 +79,7 @@ impl Provisioning {
             health: HubHealth::default(),
             latency: HubLatency::default(),
             requests: Semaphore::new(config.max_requests),
-            last_group: Mutex::new(None),
+            recent_groups: RecentGroups::default(),
             rate: RequestRate::default(),
             signer: RwLock::new(None),
             hub,
@@ -428,14 +428,14 @@ impl Provisioning {
         registration: Option<&'a Registration>,
         tpm: TpmUse<'a>,
     ) -> Claimant<'a> {
-        let last = self.last_group.lock().clone();
-        let known = registration.and_then(|registration| registration.group.clone());
+        let known = registration.and_then(|registration| registration.group.as_deref());
+        let recent = self.recent_groups.likely(call.registration_id);
         Claimant {
             registry: self.registry(),
             id_scope: &settings.id_scope,
             registration_id: call.registration_id,
             now: self.hub.clock().now(),
-            likely_groups: known.into_iter().chain(last).collect(),
+            likely_groups: known.map(Arc::from).into_iter().chain(recent).collect(),
             registration,
             tpm,
         }
@@ -450,10 +450,7 @@ impl Provisioning {
         };
         metrics::attestations(enrollment.attestation.type_name(), kind).increment(1);
         if enrollment.kind == EnrollmentKind::Group && matches!(enrollment.attestation, Attestation::SymmetricKey(_)) {
-            let mut last = self.last_group.lock();
-            if last.as_ref() != Some(&enrollment.id) {
-                *last = Some(enrollment.id.clone());
-            }
+            self.recent_groups.record(claimant.registration_id, &enrollment.id);
         }
         if enrollment.content.is_disabled {
             return Ok(Found::Disabled(Arc::clone(enrollment)));
@@ -500,7 +497,7 @@ fn answer(registration: &Registration, tpm: Option<&ProvenTpm>) -> Result<Answer
         state["tpm"] = json!({"authenticationKey": tpm.authentication_key(hub)?});
     }
     Ok(Answer {
-        retry_after: registration.pending().map(|_| poll_after()),
+        retry_after: (state["status"] == "assigning").then(poll_after),
         body: json!({
             "operationId": registration.operation_id,
             "status": state["status"],

@@ -23,9 +23,9 @@ pub(super) const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Naming {
-    /// Those of one group begin alike, as serial numbers of a line do.
+    /// Those of one group begin alike, as serial numbers of a line do; devices belong to the groups in turn.
     Alike,
-    /// Names are digests and say nothing, as random ids do.
+    /// Names are digests and say nothing, as random ids do; each device belongs to any of the groups.
     Scattered,
 }
 
@@ -34,7 +34,7 @@ pub enum Naming {
 pub struct Fleet {
     /// What names of devices and groups begin with.
     pub prefix: String,
-    /// How many groups there are; devices belong to them in turn.
+    /// How many groups there are.
     pub groups: u32,
     /// How devices are named.
     pub naming: Naming,
@@ -87,12 +87,23 @@ impl Fleet {
     /// Device `number`.
     #[must_use]
     pub fn device(&self, number: u32) -> Registrant {
-        let group = self.group(number % self.groups);
-        let name = match self.naming {
-            Naming::Alike => format!("{group}-{number:07}"),
+        let (group, name) = match self.naming {
+            Naming::Alike => {
+                let group = self.group(number % self.groups);
+                let name = format!("{group}-{number:07}");
+                (group, name)
+            }
             Naming::Scattered => {
                 let digest = mac(&self.key, &["swarm device ", &self.prefix, &number.to_string()]);
-                digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+                let (name, rest) = digest.split_at(16);
+                // Not in turn: neighbours in time are in no order of the groups, either.
+                let group = rest.iter().fold(0, |sum: u64, byte| {
+                    (sum << 8 | u64::from(*byte)) % u64::from(self.groups)
+                });
+                let name = name.iter().map(|byte| format!("{byte:02x}")).collect();
+                #[expect(clippy::cast_possible_truncation, reason = "less than the number of groups")]
+                let group = self.group(group as u32);
+                (group, name)
             }
         };
         let key = mac(&self.group_key(&group), &[&name]);
