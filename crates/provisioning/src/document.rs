@@ -29,8 +29,14 @@ pub fn registration_state(registration: &Registration) -> Value {
     if let Some(payload) = registration.payload.as_deref().and_then(|text| json::parse(text).ok()) {
         state["payload"] = payload;
     }
+    if let Some((code, text)) = registration.failure() {
+        state["status"] = json!("failed");
+        state["errorCode"] = json!(code.number());
+        state["errorMessage"] = json!(text);
+        return state;
+    }
     match &registration.outcome {
-        RegistrationOutcome::Assigning(_) => state["status"] = json!("assigning"),
+        RegistrationOutcome::Assigning(_) | RegistrationOutcome::Failed { .. } => state["status"] = json!("assigning"),
         RegistrationOutcome::Assigned {
             hub,
             device_id,
@@ -40,11 +46,6 @@ pub fn registration_state(registration: &Registration) -> Value {
             state["substatus"] = json!(substatus.as_str());
             state["assignedHub"] = json!(hub);
             state["deviceId"] = json!(device_id.as_str());
-        }
-        RegistrationOutcome::Failed { code, text } => {
-            state["status"] = json!("failed");
-            state["errorCode"] = json!(code.number());
-            state["errorMessage"] = json!(text);
         }
     }
     state

@@ -38,6 +38,7 @@ pub(crate) use credential::{At, by_certificates, kept};
 pub(crate) use operation::{delivered, is_void, sign};
 pub(crate) use order::Issued;
 use order::Order;
+pub(crate) use withdrawal::{pending_at, resumed, settled};
 
 /// How many certificates a device gets within [`RECENT`].
 const MAX_RECENT: usize = 10;

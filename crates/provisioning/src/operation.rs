@@ -308,6 +308,9 @@ impl Operation<'_> {
         }
         write.identity = identity;
         write.left.extend(source.left);
+        if pending.only_credentials {
+            write = issuance::settled(write);
+        }
         Ok(write)
     }
 
@@ -447,7 +450,7 @@ impl Operation<'_> {
         // A revocation waits for the hub as long as it takes.
         if has_ended && !self.pending.only_credentials {
             let write = self.write(failed(ErrorCode::NoHubToAssign, text), None);
-            return self.put(RegistrationWrite { left, ..write }).await;
+            return self.end_failed(RegistrationWrite { left, ..write }).await;
         }
         let is_chosen_by_policy = !matches!(enrollment.content.allocation, Some(AllocationPolicy::Custom))
             && !keeps_hub(&enrollment.content, self.before())
@@ -513,7 +516,29 @@ impl Operation<'_> {
     /// Ends the operation without a hub.
     async fn fail(&self, code: ErrorCode, text: String, webhook: Option<WebhookAnswer>) -> Result<(), StepError> {
         let write = self.write(failed(code, text), webhook);
-        self.put(RegistrationWrite { payload: None, ..write }).await
+        self.end_failed(RegistrationWrite { payload: None, ..write }).await
+    }
+
+    /// Ends the operation with a failure. A revocation that it has overtaken continues.
+    async fn end_failed(&self, write: RegistrationWrite) -> Result<(), StepError> {
+        let place = self.before().filter(|_| self.pending.overtook_revocation);
+        let Some(place) = place else {
+            return self.put(write).await;
+        };
+        let service = self.service;
+        let Some(enrollment) = enrollment_of(service.registry(), &self.registration)? else {
+            tracing::warn!(
+                registration = self.registration.id,
+                hub = place.hub,
+                "certificates of the device have been revoked, and its enrollment is gone: disable the device at its hub"
+            );
+            return self.put(write).await;
+        };
+        let now = service.hub().clock().now();
+        let pending = issuance::pending_at(place.clone(), &enrollment, now);
+        let enrollment = EnrollmentReference::from(&*enrollment);
+        let write = issuance::resumed(RegistrationWrite { enrollment, ..write }, pending, now);
+        self.put(write).await
     }
 
     async fn put(&self, write: RegistrationWrite) -> Result<(), StepError> {

@@ -77,8 +77,10 @@ impl Decision<'_> {
                 Some(Ok(_)) | None => (self.begin(&enrollment, device_id), Vec::new()),
             },
         };
+        let is_failed = matches!(outcome, RegistrationOutcome::Failed { .. });
+        let revocation = self.revocation().filter(|_| is_failed).cloned();
         let found = self.found.map(Arc::new);
-        Ok(RegistrationWrite {
+        let write = RegistrationWrite {
             id: found
                 .as_ref()
                 .map_or_else(|| self.registration_id.to_owned(), |found| found.id.clone()),
@@ -93,6 +95,10 @@ impl Decision<'_> {
             issue: None,
             issued_chain: None,
             found,
+        };
+        Ok(match revocation {
+            Some(pending) => issuance::resumed(write, pending, self.now),
+            None => write,
         })
     }
 
@@ -170,7 +176,14 @@ impl Decision<'_> {
             certificate: None,
             keeps_certificate: self.keeps_certificate,
             only_credentials: false,
+            overtook_revocation: self.revocation().is_some(),
         }))
+    }
+
+    /// A revocation that waits for the device's hub.
+    fn revocation(&self) -> Option<&PendingRegistration> {
+        let pending = self.found.as_ref()?.pending()?;
+        pending.only_credentials.then_some(pending)
     }
 
     /// The device's id: that of the enrollment, else the registration id as the certificate or the device writes it. An id that

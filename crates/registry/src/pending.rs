@@ -47,6 +47,8 @@ pub struct PendingRegistration {
     pub keeps_certificate: bool,
     /// The device stays as it is at its hub, but for its credentials: certificates of it have been revoked.
     pub only_credentials: bool,
+    /// It has overtaken an operation of that kind, which continues if this one fails.
+    pub overtook_revocation: bool,
 }
 
 impl fmt::Debug for PendingRegistration {
@@ -157,6 +159,7 @@ impl PendingRegistration {
             certificate: pending.certificate.and_then(PendingCertificate::read),
             keeps_certificate: pending.keeps_certificate,
             only_credentials: pending.only_credentials,
+            overtook_revocation: pending.overtook_revocation,
         }))
     }
 
@@ -176,6 +179,7 @@ impl PendingRegistration {
             certificate: self.certificate.as_ref().map(PendingCertificate::to_proto),
             keeps_certificate: self.keeps_certificate,
             only_credentials: self.only_credentials,
+            overtook_revocation: self.overtook_revocation,
         })
     }
 }

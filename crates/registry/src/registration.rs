@@ -225,6 +225,20 @@ impl Registration {
         }
     }
 
+    /// Why the operation has failed, also while a revocation that it has overtaken continues.
+    #[must_use]
+    pub fn failure(&self) -> Option<(ErrorCode, &str)> {
+        match &self.outcome {
+            RegistrationOutcome::Failed { code, text } => Some((*code, text)),
+            RegistrationOutcome::Assigned { .. } => None,
+            RegistrationOutcome::Assigning(_) => {
+                let last = self.history.first()?;
+                let of_this = last.failure.as_ref().filter(|_| last.operation_id == self.operation_id);
+                of_this.map(|(code, text)| (*code, text.as_str()))
+            }
+        }
+    }
+
     /// The ends of operations, this one's among them if it has ended, the newest first.
     #[must_use]
     pub fn past_operations(&self) -> Vec<PastOperation> {

@@ -495,3 +495,48 @@ fn a_revocation_reaches_a_linked_hub_and_changes_nothing_else() {
         assert!(!hubs.holders("SN-1").contains(&B.to_owned()));
     });
 }
+
+#[test]
+fn a_revocation_continues_when_a_registration_that_has_overtaken_it_fails() {
+    simulate(async {
+        let factory = Factory::start().await;
+        let hubs = factory.link().await;
+        let key = KeyPair::generate().unwrap();
+        let first = chain(&factory.outcome("SN-1", &json!({"csr": csr("SN-1", &key)})).await);
+        let device = DeviceId::parse("SN-1").unwrap();
+        hubs.set(A, Fault::Down);
+        let revoked = factory.service.revoke_all_issued(&device, "keyCompromise");
+        revoked.await.unwrap();
+        // It has the same hub, which stays down longer than a registration waits.
+        let body = json!({"csr": csr("SN-1", &key)});
+        let (mut connection, _, answer) = factory.registering(NodeId(2), "SN-1", CURRENT, &body).await;
+        let operation = &answer["operationId"];
+        let failed = loop {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let (_, answer) = poll(&mut connection, operation).await;
+            if answer["status"] != "assigning" {
+                break answer;
+            }
+        };
+        assert_eq!(failed["status"], "failed", "{failed}");
+        assert!(failed["registrationState"]["errorMessage"].is_string(), "{failed}");
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        let waiting = factory.registration_at(NodeId(1), "SN-1").unwrap();
+        assert!(
+            waiting.pending().is_some() && waiting.failure().is_some(),
+            "{waiting:?}"
+        );
+        assert_eq!(known(&hubs, A, "SN-1")[0], json!(thumbprint(first.leaf())));
+        hubs.set(A, Fault::None);
+        let ended = factory.ended(NodeId(1), "SN-1").await;
+        assert_ne!(known(&hubs, A, "SN-1")[0], json!(thumbprint(first.leaf())));
+        // The device is shut out, and its registration is as it has been answered.
+        assert!(ended.failure().is_some(), "{ended:?}");
+        let history = ended.past_operations();
+        let ids: Vec<&str> = history.iter().map(|past| past.operation_id.as_str()).collect();
+        assert_eq!(ids.iter().filter(|id| *operation == json!(id)).count(), 1, "{ids:?}");
+        let again = factory.outcome("SN-1", &json!({"csr": csr("SN-1", &key)})).await;
+        let second = chain(&again);
+        assert_eq!(known(&hubs, A, "SN-1"), [json!(thumbprint(second.leaf())), Value::Null]);
+    });
+}

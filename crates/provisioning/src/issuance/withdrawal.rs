@@ -1,21 +1,21 @@
 //! Revocations that reach a linked hub: it knows a device by thumbprints, and not which certificates have been revoked here.
 //!
 //! Invariants: the certificate is revoked at this hub first; nothing but the credentials of the device changes at its hub, and no device is
-//! created there; a revocation waits for a hub that is down.
+//! created there; a revocation waits for a hub that is down, and continues when a registration that has overtaken it fails.
 //! Not here: the call of the linked hub (`crate::operation`).
 
 use std::sync::Arc;
 
 use data_encoding::HEXUPPER;
-use holdfast_model::{DeviceId, ErrorCode};
+use holdfast_model::{DeviceId, ErrorCode, UnixMillis};
 use holdfast_registry::{
-    AuthenticationWrite, EnrollmentReference, PendingRegistration, RegistrationOutcome, RegistrationWrite, Thumbprint,
-    Thumbprints,
+    AuthenticationWrite, DevicePlace, Enrollment, EnrollmentReference, PendingRegistration, Registration,
+    RegistrationOutcome, RegistrationWrite, Thumbprint, Thumbprints,
 };
 
 use super::enrollment_of;
 use crate::error::ProvisioningError;
-use crate::registering::is_conflict;
+use crate::registering::{failed, is_conflict};
 use crate::service::{MAX_DECISIONS, Provisioning, operation_id};
 
 impl Provisioning {
@@ -53,22 +53,7 @@ impl Provisioning {
                 );
                 return Err(ProvisioningError::new(ErrorCode::InvalidOperation, text));
             };
-            let pending = PendingRegistration {
-                enrollment_kind: enrollment.kind,
-                enrollment_id: enrollment.id.clone(),
-                enrollment_etag: enrollment.etag.clone(),
-                authentication: shut_out(),
-                device_id: place.device_id,
-                payload: None,
-                started: self.hub().clock().now(),
-                target_hub: Some(place.hub),
-                twin: None,
-                nearest: Vec::new(),
-                csr: None,
-                certificate: None,
-                keeps_certificate: true,
-                only_credentials: true,
-            };
+            let pending = pending_at(place, &enrollment, self.hub().clock().now());
             let write = RegistrationWrite {
                 id: registration.id.clone(),
                 outcome: RegistrationOutcome::Assigning(Box::new(pending)),
@@ -91,6 +76,67 @@ impl Provisioning {
         }
         let text = "revoked here; another registration of the device is in progress: repeat the call for its hub";
         Err(ProvisioningError::new(ErrorCode::RegistrationConflict, text))
+    }
+}
+
+/// What a revocation has to do at the hub where the device is.
+pub(crate) fn pending_at(place: DevicePlace, enrollment: &Enrollment, now: UnixMillis) -> PendingRegistration {
+    PendingRegistration {
+        enrollment_kind: enrollment.kind,
+        enrollment_id: enrollment.id.clone(),
+        enrollment_etag: enrollment.etag.clone(),
+        authentication: shut_out(),
+        device_id: place.device_id,
+        payload: None,
+        started: now,
+        target_hub: Some(place.hub),
+        twin: None,
+        nearest: Vec::new(),
+        csr: None,
+        certificate: None,
+        keeps_certificate: true,
+        only_credentials: true,
+        overtook_revocation: false,
+    }
+}
+
+/// The end of a revocation, which leaves the state of the registration as it was: the operation that has overtaken it stays failed.
+pub(crate) fn settled(write: RegistrationWrite) -> RegistrationWrite {
+    let Some(found) = write.found.as_deref() else {
+        return write;
+    };
+    let Some((code, text)) = found.failure() else {
+        return write;
+    };
+    let outcome = failed(code, text.to_owned());
+    // The operation is the current one again.
+    let history = found.history.iter().skip(1).cloned().collect();
+    let found = Some(Arc::new(Registration {
+        history,
+        ..found.clone()
+    }));
+    RegistrationWrite {
+        outcome,
+        found,
+        ..write
+    }
+}
+
+/// Ends a failed operation with the revocation that it has overtaken: `failure` becomes the last one in the history.
+pub(crate) fn resumed(failure: RegistrationWrite, pending: PendingRegistration, now: UnixMillis) -> RegistrationWrite {
+    let found = failure.found.as_deref().map(|found| {
+        Arc::new(Registration {
+            outcome: failure.outcome.clone(),
+            operation_id: failure.operation_id.clone(),
+            webhook: failure.webhook.clone(),
+            updated: now,
+            ..found.clone()
+        })
+    });
+    RegistrationWrite {
+        outcome: RegistrationOutcome::Assigning(Box::new(pending)),
+        found,
+        ..failure
     }
 }
 
