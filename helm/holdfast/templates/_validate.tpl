@@ -67,6 +67,10 @@ What no schema can say: values that contradict each other. Each failure names th
 {{- /* Only a live cluster knows how many there are; without one nothing is found. */ -}}
 {{- $live := lookup "apps/v1" "StatefulSet" .Release.Namespace $full -}}
 {{- if $live -}}
+{{- $owner := get (default dict $live.metadata.annotations) "meta.helm.sh/release-name" -}}
+{{- if and $owner (ne $owner .Release.Name) -}}
+{{- fail (printf "the StatefulSet %s belongs to the release %q: two hubs of one namespace need different names; choose another release name or fullnameOverride" $full $owner) -}}
+{{- end -}}
 {{- $before := int64 $live.spec.replicas -}}
 {{- $hook := and $v.scaleIn.hook (include "holdfast.hasAdmin" .) -}}
 {{- if and (lt $core $before) (not $hook) (not $v.scaleIn.removedByHand) -}}

@@ -1,4 +1,5 @@
 """Bad input: what the pod, the API server or helm says, and that nothing is lost."""
+import base64
 import shutil
 
 from .cluster import CHART, NAME, NAMESPACE, RELEASE
@@ -21,7 +22,9 @@ def missing_secrets(cluster):
     secrets = certificates(cluster.folder)
     cluster.secret("hub-tls", secrets["hub-tls"], namespace)
     wait_for("the other Secret is named", lambda: any("other-holdfast-sealing-key" in line for line in cluster.events(pod, namespace)), 60)
-    cluster.secret("other-holdfast-sealing-key", secrets[f"{NAME}-sealing-key"], namespace)
+    # The key of the other hub, so that nothing but the cluster's id keeps their data apart (foreign_volume).
+    key = cluster.api.get(f"/api/v1/namespaces/{NAMESPACE}/secrets/{NAME}-sealing-key")["data"]["sealing.key"]
+    cluster.secret("other-holdfast-sealing-key", {"sealing.key": base64.b64decode(key)}, namespace)
     seconds = wait_for("the hub of one node is ready", lambda: cluster.ready([pod], namespace=namespace), 120)
     say(f"missing Secrets: helm lists them; the pod says \"{line}\"; ready {seconds:.0f} s after the last one is made")
 
@@ -33,11 +36,11 @@ def same_names(cluster):
     first = cluster.refused(cluster.tools["helm"], "install", RELEASE, CHART, *options)
     assert "cannot reuse a name that is still in use" in first or "cannot re-use a name" in first, first
     second = cluster.refused(cluster.tools["helm"], "install", "second", CHART, *options, "--set", f"fullnameOverride={NAME}")
-    assert "exists and cannot be imported into the current release" in second, second
+    assert f'belongs to the release "{RELEASE}"' in second, second
     third = cluster.refused(cluster.tools["helm"], "upgrade", RELEASE, CHART, "--namespace", NAMESPACE, "--set", "core.replicas=two,hub.host=hub.example.com")
     assert "replicas" in third, third
     assert before == {name: pod["metadata"]["uid"] for name, pod in cluster.pods().items()}
-    say(f"two releases with one name: \"{first.splitlines()[-1][-90:]}\"; other objects' names: refused; a wrong value: \"{third.strip().splitlines()[-1].strip()[:120]}\"")
+    say(f"two releases with one name: \"{first.splitlines()[-1][-90:]}\"; another release with its names: \"{second.strip().splitlines()[-1][-160:]}\"; a wrong value: \"{third.strip().splitlines()[-1].strip()[:120]}\"")
 
 
 def foreign_volume(cluster):

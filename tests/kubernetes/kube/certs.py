@@ -21,6 +21,7 @@ def cert_manager(cluster):
     if "certificates" not in cluster.tools or not cluster.crds:
         say("skipped: cert-manager's controllers or definitions cannot be had here")
         return
+    cluster.definitions()
     cluster.plane.start("certificates", config=cluster.plane.kubeconfig)
     cluster.namespace(NAMESPACE)
     digits = lambda: os.urandom(32).hex().encode()

@@ -62,6 +62,13 @@ class Cluster:
             return str(error)
         raise AssertionError(f"accepted: {command}: {answer[-300:]}")
 
+    def definitions(self):
+        """The custom resource definitions that were given, once."""
+        for folder in self.crds:
+            self.kubectl("apply", "--server-side", "-f", folder)
+        if self.crds:
+            self.kubectl("wait", "--for=condition=Established", "--timeout=120s", "crd", "--all")
+
     def namespace(self, name):
         self.kubectl("create", "namespace", name)
         self.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
@@ -93,7 +100,7 @@ class Cluster:
 
     def message(self, pod, namespace=NAMESPACE):
         """What `kubectl describe pod` shows of the last container that has failed."""
-        status = self.api.get(f"/api/v1/namespaces/{namespace}/pods/{pod}").get("status", {})
+        status = (self.api.find(f"/api/v1/namespaces/{namespace}/pods/{pod}") or {}).get("status", {})
         for one in status.get("containerStatuses", []) + status.get("initContainerStatuses", []):
             for state in (one.get("state", {}), one.get("lastState", {})):
                 if state.get("terminated", {}).get("exitCode"):

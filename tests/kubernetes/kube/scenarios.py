@@ -22,10 +22,7 @@ RETENTION = ("--set", "config.partition.retention=2d")
 
 def apply(cluster):
     """Every values file of ci/: server-side apply, at first as a dry run; Pod Security lets all pods in; nothing runs, for lack of images and Secrets."""
-    for folder in cluster.crds:
-        cluster.kubectl("apply", "--server-side", "-f", folder)
-    if cluster.crds:
-        cluster.kubectl("wait", "--for=condition=Established", "--timeout=120s", "crd", "--all")
+    cluster.definitions()
     cluster.api.post("/apis/scheduling.k8s.io/v1/priorityclasses", {"metadata": {"name": "iot-critical"}, "value": 1000})
     served = set(re.findall(r"\S+$", cluster.kubectl("api-resources", "--no-headers"), re.M))
     for file in sorted((CHART / "ci").glob("*-values.yaml")):
