@@ -37,7 +37,7 @@ context=$work/context
 install -D -m 755 "$binary" "$context/out/usr/local/bin/holdfast"
 install -D -m 644 /etc/ssl/certs/ca-certificates.crt "$context/out/etc/ssl/certs/ca-certificates.crt"
 install -D -m 644 "$here/../../LICENSE" "$context/out/usr/share/doc/holdfast/LICENSE"
-install -d -m 700 "$context/data"
+install -d -m 700 "$context/data/holdfast"
 {
   echo 'ARG BASE_IMAGE'
   printf 'FROM scratch AS build\nCOPY out /out\nCOPY data /data\n'
@@ -56,6 +56,7 @@ config=$(buildah inspect --type image --format '{{.OCIv1.Config.User}} {{.OCIv1.
 container=$(buildah from localhost/holdfast:1)
 mount=$(buildah mount "$container")
 [ "$(stat -c '%u:%g %a' "$mount/var/lib/holdfast")" = "10001:10001 700" ] || fail "/var/lib/holdfast is not the user's: $(stat -c '%u:%g %a' "$mount/var/lib/holdfast")"
+[ "$(stat -c '%u:%g %a' "$mount/var/lib")" = "0:0 755" ] || fail "/var/lib has another owner: $(stat -c '%u:%g %a' "$mount/var/lib")"
 # As a pod of the chart runs it: a read-only root, one volume, no capabilities.
 inside=(unshare --mount bash -c '
   mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && mount -t tmpfs -o mode=700,uid=10001,gid=10001 tmpfs "$0/var/lib/holdfast" &&

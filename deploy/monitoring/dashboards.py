@@ -63,6 +63,7 @@ OVERVIEW = [
         ("Registrations", "ops", [(happening("holdfast_provisioning_registrations_total", "protocol, outcome"), "{{protocol}} {{outcome}}")]),
         ("Registrations, time to the answer", "s", [(quantile(0.5, "holdfast_provisioning_request_seconds", "job"), "median"),
                                                     (quantile(0.99, "holdfast_provisioning_request_seconds", "job"), "99 of 100")]),
+        ("Latency of linked hubs", "s", [(f"min by (hub) (holdfast_provisioning_hub_latency_seconds{S})", "{{hub}}")]),
         ("Certificates for devices", "ops", [(rate("holdfast_provisioning_certificates_total", "outcome"), "{{outcome}}")]),
     ]),
     ("Back ends", [
@@ -149,7 +150,7 @@ SECTIONS = {
     "Server certificates end in": "holdfastcertificateends", "Certificates of nodes end in": "holdfastcertificateends",
     "CAs of devices that end": "holdfastdevicecaends", "CRLs that have ended": "holdfastcrlsold", "CRLs fetched": "holdfastcrlsold",
     "Certificates loaded anew": "holdfastcertificatenotloaded", "Keys of the issuer": "holdfastissuerunreachable",
-    "Lines of the audit log lost": "holdfastauditlost", "Registrations": "a-device-does-not-register",
+    "Lines of the audit log lost": "holdfastauditlost", "Latency of linked hubs": "a-linked-hub-is-down", "Registrations": "a-device-does-not-register",
     "Messages to devices": "a-device-does-not-get-its-messages", "Nodes that can be called": "holdfastmemberdown",
 }
 # Where a number's colour changes: green, and from here red; `below`: red, and from here green.

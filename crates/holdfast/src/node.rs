@@ -279,7 +279,13 @@ impl Node {
     /// Sets the gauges of one scrape.
     pub(crate) fn scrape(&self) -> Scrape {
         let hub = Arc::clone(&self.node.hub);
-        Arc::new(move || hub.export_saved_queries())
+        let provisioning = self.provisioning.clone();
+        Arc::new(move || {
+            hub.export_saved_queries();
+            if let Some(provisioning) = &provisioning {
+                provisioning.export_latencies();
+            }
+        })
     }
 
     /// What makes this node's report for a debug bundle from now on.

@@ -4,10 +4,11 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use holdfast_cli::exit_code::Failure;
+use holdfast_model::ByteSize;
 
 /// Fewer open files leave no room for connections.
 const MIN_OPEN_FILES: u64 = 1024;
@@ -47,6 +48,49 @@ pub(crate) fn clock(now: SystemTime) -> Result<(), Failure> {
         since_1970.as_secs()
     ))
     .advise("set the clock (timedatectl set-ntp true); tokens and enqueued times depend on it"))
+}
+
+/// What a hub takes besides the database: some 1,000 devices over TLS, and the tails of its logs.
+const OTHER_MEMORY: u64 = 72 << 20;
+
+/// A warning for a process whose control group allows less memory than the database alone may take: it would be killed once the write buffer
+/// has filled, which is long after the start.
+pub(crate) fn memory_shortage(write_buffer: ByteSize, block_cache: ByteSize) -> Option<String> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let limit = limit_files(&groups)
+        .into_iter()
+        .filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok())
+        .min()?;
+    let needed = write_buffer
+        .0
+        .saturating_add(block_cache.0)
+        .saturating_add(OTHER_MEMORY);
+    (limit < needed).then(|| {
+        format!(
+            "the memory limit of {} MiB is less than the {} MiB that the hub may take: lower storage.write_buffer, for example to 16MiB, or raise the limit",
+            limit >> 20,
+            needed >> 20
+        )
+    })
+}
+
+/// Where the kernel has the limit, by the lines of /proc/self/cgroup; in a container, its own group may be the root of what is seen.
+fn limit_files(groups: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
+            continue;
+        };
+        let (mount, name) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            named if named.split(',').any(|one| one == "memory") => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => continue,
+        };
+        let own = Path::new(mount).join(path.trim_start_matches('/'));
+        files.extend([own.join(name), Path::new(mount).join(name)]);
+    }
+    files
 }
 
 /// Makes the data directory and checks that it can be written.
@@ -142,6 +186,31 @@ mod tests {
         assert_eq!(failure.message, format!("cannot listen on {address}"));
         drop(taken);
         assert!(ports([address]).is_ok());
+    }
+
+    #[test]
+    fn the_limit_of_memory_is_that_of_the_own_group() {
+        let files = |groups| {
+            limit_files(groups)
+                .iter()
+                .map(|file| file.display().to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            files("0::/pods/one\n"),
+            ["/sys/fs/cgroup/pods/one/memory.max", "/sys/fs/cgroup/memory.max"]
+        );
+        assert_eq!(
+            files("5:cpu,cpuacct:/x\n4:memory:/pods/one\nnonsense\n"),
+            [
+                "/sys/fs/cgroup/memory/pods/one/memory.limit_in_bytes",
+                "/sys/fs/cgroup/memory/memory.limit_in_bytes"
+            ]
+        );
+        // No machine has so much.
+        if let Some(warning) = memory_shortage(ByteSize(1 << 60), ByteSize(0)) {
+            assert!(warning.contains("storage.write_buffer"), "{warning}");
+        }
     }
 
     #[test]

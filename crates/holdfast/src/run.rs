@@ -60,6 +60,9 @@ fn serve(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failur
         max_connections = connections,
         "starting"
     );
+    if let Some(warning) = preflight::memory_shortage(config.storage.write_buffer, config.storage.block_cache) {
+        tracing::warn!("{warning}");
+    }
     let metrics = ops::install_metrics()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

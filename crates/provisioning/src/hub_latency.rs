@@ -15,6 +15,7 @@ use holdfast_tasks::sync::Mutex;
 use holdfast_tasks::{Phase, Stop};
 use tokio::time::Instant;
 
+use crate::metrics;
 use crate::service::Provisioning;
 
 /// How often a hub is measured.
@@ -69,6 +70,14 @@ impl HubLatency {
         }
     }
 
+    /// Each hub that answers, with its latency.
+    fn answering(&self) -> Vec<(String, Duration)> {
+        let all = self.0.lock();
+        all.iter()
+            .filter_map(|(host, measured)| Some((host.clone(), measured.average?)))
+            .collect()
+    }
+
     /// The hubs that answer, the nearest first. This hub is the first one, since the device has reached it. `before`: the hub of the device.
     pub(crate) fn nearest(&self, own: &str, before: Option<&str>) -> Vec<String> {
         let all = self.0.lock();
@@ -91,6 +100,13 @@ impl HubLatency {
 }
 
 impl Provisioning {
+    /// Sets the gauges of linked hubs that answer now, in the recorder of one scrape.
+    pub fn export_latencies(&self) {
+        for (host, latency) in self.latency.answering() {
+            metrics::hub_latency(host).set(latency.as_secs_f64());
+        }
+    }
+
     /// Measures linked hubs until the node drains. Every node does: each has its own place.
     pub(crate) async fn measure_hubs(self: Arc<Self>, stop: Stop) {
         loop {
@@ -156,6 +172,11 @@ mod tests {
         );
         hubs.measured("near.example", None);
         assert_eq!(hubs.nearest("own", None), ["own", "middle.example", "far.example"]);
+        let mut shown = hubs.answering();
+        shown.sort();
+        let expected =
+            [("far.example", 200), ("middle.example", 90)].map(|(host, number)| (host.to_owned(), ms(number)));
+        assert_eq!(shown, expected, "the gauges of a scrape");
         // One slow answer changes little.
         hubs.measured("middle.example", Some(ms(400)));
         assert_eq!(hubs.nearest("own", None)[1], "middle.example");

@@ -17,4 +17,6 @@ holdfast_model::metrics! {
     counter certificates(outcome) = "holdfast_provisioning_certificates_total";
     /// Registrations that were decided again, because something had changed meanwhile.
     counter conflicts() = "holdfast_provisioning_conflicts_total";
+    /// How far a linked hub that answers is from this node, in seconds, as `geoLatency` uses it; measured each minute.
+    gauge hub_latency(hub) = "holdfast_provisioning_hub_latency_seconds";
 }

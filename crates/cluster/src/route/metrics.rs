@@ -17,7 +17,7 @@ holdfast_model::metrics! {
     counter malformed() = "holdfast_cluster_garbled_calls_total";
     /// Times that this node has learned of a new owner of a partition.
     counter owner_changes() = "holdfast_cluster_owner_changes_total";
-    /// Partitions whose owner this node does not know: nothing is acknowledged there meanwhile.
+    /// Partitions whose owner this node does not know or does not reach, or too few of whose replicas answer it for a quorum: nothing is acknowledged there.
     gauge unowned() = "holdfast_cluster_unowned_partitions";
     /// Readers on other nodes that read from a replica here.
     gauge served_readers() = "holdfast_cluster_served_readers";

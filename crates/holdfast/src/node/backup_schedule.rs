@@ -50,6 +50,8 @@ struct Known {
 /// Makes backups while this node leads the registry, until it stops.
 pub(super) async fn run(config: BackupConfig, schedule: Schedule, registry: Registry, control: Control, stop: Stop) {
     metrics::backup_interval().set(schedule.interval().as_secs_f64());
+    // An alert compares it, and a series that is not there would be no reason to fire where no backup has ever worked.
+    metrics::backup_last_success().set(0.0);
     let hub = Hub {
         registry,
         control,

@@ -2,6 +2,8 @@
 //! owner changes. A change is known on all nodes within a round trip, and idle partitions cost almost nothing.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use holdfast_consensus::transport::{Call, CallError, Service};
@@ -23,12 +25,31 @@ const RETRY_BACKOFF: Duration = Duration::from_millis(200);
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A task that is aborted when its handle is dropped.
-struct WatchTask(JoinHandle<()>);
+struct WatchTask {
+    task: JoinHandle<()>,
+    /// Whether the node has answered the last time.
+    answers: Arc<AtomicBool>,
+}
 
 impl Drop for WatchTask {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
+}
+
+/// Whether nothing can be acknowledged in a partition, as this node sees it. A node that is gone stays the known owner until another one is
+/// elected, and an owner without a quorum learns nothing: so it counts who answers.
+fn has_no_owner(partitions: &Partitions, id: PartitionId, tasks: &HashMap<NodeId, WatchTask>) -> bool {
+    let answers = |node: &NodeId| {
+        *node == partitions.0.node
+            || tasks
+                .get(node)
+                .is_none_or(|watch| watch.answers.load(Ordering::Relaxed))
+    };
+    let replicas = partitions.0.owners.replicas(id);
+    let reached = replicas.iter().filter(|node| answers(node)).count();
+    let owner_answers = partitions.owner(id).is_some_and(|owner| answers(&owner.node));
+    !owner_answers || (!replicas.is_empty() && 2 * reached <= replicas.len())
 }
 
 /// Watches all nodes that have replicas; does not return.
@@ -43,7 +64,7 @@ pub(in crate::route) async fn run(partitions: &Partitions) {
             biased;
             placed = placements.changed() => if placed.is_err() { return },
             _ = count.tick() => {
-                let unowned = partitions.count().iter().filter(|id| partitions.owner(*id).is_none()).count();
+                let unowned = partitions.count().iter().filter(|id| has_no_owner(partitions, *id, &tasks)).count();
                 partitions.0.metrics.unowned.set(f64::from(u32::try_from(unowned).unwrap_or(u32::MAX)));
                 continue;
             }
@@ -57,17 +78,21 @@ pub(in crate::route) async fn run(partitions: &Partitions) {
         tasks.retain(|node, _| peers.contains(node));
         for node in peers {
             tasks.entry(node).or_insert_with(|| {
-                let task = watch_node(partitions.clone(), node);
-                WatchTask(holdfast_tasks::spawn_critical("owner-watch", Box::pin(task)))
+                let answers = Arc::new(AtomicBool::new(true));
+                let task = watch_node(partitions.clone(), node, Arc::clone(&answers));
+                let task = holdfast_tasks::spawn_critical("owner-watch", Box::pin(task));
+                WatchTask { task, answers }
             });
         }
     }
 }
 
-async fn watch_node(partitions: Partitions, node: NodeId) {
+async fn watch_node(partitions: Partitions, node: NodeId, answers: Arc<AtomicBool>) {
     let mut seen = 0;
     loop {
-        match request_owners(&partitions, node, seen).await {
+        let answer = request_owners(&partitions, node, seen).await;
+        answers.store(answer.is_ok(), Ordering::Relaxed);
+        match answer {
             Ok(now) => seen = now,
             Err(error) => {
                 tracing::trace!(%node, %error, "cannot get the owners that a node knows; retrying");
