@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Where artifacts come from, as an in-toto statement with SLSA provenance v1, unsigned: provenance.py FILE… > holdfast.intoto.json
 
-Names each file by its SHA-256, and the commit, the lock file and the toolchain that they are built from. Equal inputs give equal bytes. Sign it with the tool that signs
+Names each file by its SHA-256, and the commit that is checked out, the lock file and the toolchain; that the files were built from these it takes from you. Equal inputs give equal bytes. Sign it with the tool that signs
 your images; `cosign attest-blob` and the like take it as it is.
 """
 import hashlib
