@@ -15,8 +15,6 @@ import tempfile
 import time
 import traceback
 
-import yaml
-
 from kube import bad, certs, scenarios, versions
 from kube.cluster import Cluster
 from kube.containers import apart, say

@@ -6,8 +6,8 @@
 #   pods   its pods as processes, with a real hub: install, gateways, 3 to 5 to 3 nodes, a rolling restart, a lost disk, an outage (pods.py; as
 #          root, HOLDFAST_BIN=target/quick/holdfast; some three minutes)
 #   cluster [SCENARIO…]
-#          a real control plane, compiled from Go modules (once per machine: 15 minutes of two idle cores), helm, kubectl, and the pods as
-#          processes (cluster.py; as root, HOLDFAST_BIN=…, HOLDFAST_OLD_BIN=… for an older version; some fifteen minutes). Not part of `make test`
+#          a real control plane, compiled from Go modules (once per machine: a quarter of an hour), helm, kubectl, and the pods as
+#          processes (cluster.py; as root, HOLDFAST_BIN=…, HOLDFAST_OLD_BIN=… for an older version; some twenty-five minutes). Not part of `make test`
 #   all    fast, and kubeconform with the schemas of Kubernetes, a strict decoding of every object into the types of its API, kube-score, checkov
 #
 # helm, kubeconform and kube-score are compiled once per machine from Go modules, the others installed from the Python index, into the

@@ -6,14 +6,13 @@ import os
 import pathlib
 import re
 import shutil
-import subprocess
 import threading
 import time
 import urllib.request
 
 from . import hub
-from .containers import Network, run, say, wait_for
-from .control import ApiError, ControlPlane
+from .containers import Network, run, wait_for
+from .control import ControlPlane
 from .node import Agent
 from .services import DOMAIN, Services
 from .storage import Storage

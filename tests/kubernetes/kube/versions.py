@@ -21,7 +21,7 @@ def new_version(cluster):
     cluster.install(*CORE_ONLY, "--set", "image.tag=0.0.1", "--wait", "--timeout", "180s")
     wait_for("partitions have three replicas", cluster.healthy, 120)
     fleet = cluster.fleet(110, "version-")
-    level = lambda: cluster.status().get("feature_level", 0)
+    level = lambda: cluster.status().get("featureLevel", 0)
     before = level()
     for what, change in (("upgrade, the level kept", lambda: cluster.upgrade(*CORE_ONLY, "--set", "config.cluster.raise_feature_level=false", "--wait", "--timeout", "300s")),
                          ("helm rollback", lambda: cluster.helm("rollback", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout", "300s")),
