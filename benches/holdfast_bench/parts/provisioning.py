@@ -19,7 +19,7 @@ CLIENTS, DEVICES_A_RUN = 50, 5_000
 KEPT_TARGET, ANEW_TARGET, FILLED_TARGET = 1_000, 0.8, 1.1
 GROUPS, REGISTRATIONS = 10_000, 1_000_000
 # Registrations of one client, one after the other, and with ids that say nothing.
-ONE_BY_ONE, SCATTERED = 1_000, 500
+ONE_BY_ONE, SCATTERED = 3_000, 500
 # Each client waits some seconds between two looks at its operation.
 ONBOARDED, ONBOARDING_CLIENTS = 100_000, 1_000
 WEIGHTS, SHARE_TARGET = (1, 1, 2), 0.01
