@@ -18,6 +18,7 @@ echo "$*" >>"$CALLS"
 case "$1 $2" in
   "node list") printf 'NAME  STATE\n%s  active\n' "${LISTED:-hub-0}" ;;
   "node remove") ;;
+  "cluster status") printf 'cluster %s: healthy, feature level 1\n\nNAME\n' "${CLUSTER:-c}" ;;
   *) echo 0123abcd ;;
 esac
 H
@@ -76,7 +77,12 @@ prepare NODE=hub-0 ROLE=core FOUNDING=hub-0 OTHERS=false TOKENS_DIR="$work/empty
 
 printf '# Holdfast node.\nformat = 1\ncluster = c\nincarnation = 1\ndatabase = made\ncrc32c = 0\n' >"$work/data/holdfast.node"
 prepare NODE=hub-9 ROLE=core FOUNDING= HOLDFAST_LOGIN=x || fail "a node with data needs nothing"
-[ ! -s "$work/calls" ] || fail "it makes no token"
+if grep -q 'node token' "$work/calls"; then fail "it makes no token"; fi
+prepare NODE=hub-9 ROLE=core FOUNDING= HOLDFAST_LOGIN=x HUB_ANSWERS=yes || fail "a node with data of this hub: $(cat "$work/said")"
+prepare NODE=hub-9 ROLE=core FOUNDING= HOLDFAST_LOGIN=x HUB_ANSWERS=yes CLUSTER=d && fail "a volume of another hub must be refused"
+grep -q 'data of another hub: of the cluster c, and this release.s hub is d' "$work/said" || fail "it names both: $(cat "$work/said")"
+prepare NODE=hub-9 ROLE=core FOUNDING= || fail "without a credential nothing is compared"
+[ ! -s "$work/calls" ] || fail "and no call is made"
 sed -i 's/database = made/database = pending/' "$work/data/holdfast.node"
 prepare NODE=hub-9 ROLE=core FOUNDING= HOLDFAST_LOGIN=x HUB_ANSWERS=yes || fail "a join that was cut off is repeated"
 [ -s "$work/run/join-token" ] || fail "with a token"

@@ -58,7 +58,7 @@ def foreign_volume(cluster):
     pod = f"{NAME}-3"
     wait_for("the pod refuses the volume", lambda: cluster.message(pod), 120)
     text = cluster.message(pod)
-    assert not cluster.ready([pod]) and cluster.ready(CORE), text
+    assert "data of another hub" in text and not cluster.ready([pod]) and cluster.ready(CORE), text
     say(f"a volume of another hub: \"{' '.join(text.split())[-300:]}\"")
     cluster.kubectl("-n", NAMESPACE, "delete", "pvc", f"data-{pod}", "--wait=false")
     cluster.kubectl("-n", NAMESPACE, "delete", "pod", pod)

@@ -15,7 +15,24 @@ tokens=${TOKENS_DIR:-/etc/holdfast/join}
 
 say() { echo "prepare: $*" >&2; }
 
+# The connection string of a policy, where the release has one.
+login=${LOGIN_FILE:-/etc/holdfast/admin/login}
+if [ -f "$login" ]; then
+  HOLDFAST_LOGIN=$(cat "$login")
+  export HOLDFAST_LOGIN
+fi
+
 if grep -qs '^database = made$' "$data/holdfast.node"; then
+  # A volume of another hub would start that hub, and be ready. A hub that does not answer says nothing about it.
+  if [ -n "${HOLDFAST_LOGIN:-}${HOLDFAST_TOKEN_FILE:-}" ]; then
+    mine=$(sed -n 's/^cluster = //p' "$data/holdfast.node")
+    hub=$(timeout 5 holdfast cluster status 2>/dev/null | sed -n '1s/^cluster \([0-9a-f]*\):.*/\1/p') || hub=
+    if [ -n "$hub" ] && [ "$hub" != "$mine" ]; then
+      say "the volume has the data of another hub: of the cluster $mine, and this release's hub is $hub. Nothing is changed. Give the pod its own volume;"
+      say "if this one is not needed, delete its claim and this pod, and the node joins anew."
+      exit 1
+    fi
+  fi
   say "this node has data: nothing to prepare"
   exit 0
 fi
@@ -37,12 +54,6 @@ if [ "$founder" = true ]; then
   fi
 fi
 
-# The connection string of a policy, where the release has one.
-login=${LOGIN_FILE:-/etc/holdfast/admin/login}
-if [ -f "$login" ]; then
-  HOLDFAST_LOGIN=$(cat "$login")
-  export HOLDFAST_LOGIN
-fi
 if [ -n "${HOLDFAST_LOGIN:-}${HOLDFAST_TOKEN_FILE:-}" ]; then
   # A gateway that was killed and has lost its volume is still a member by its name. It holds no data: the hub forgets it. One that is up
   # is refused.
