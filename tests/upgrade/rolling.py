@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Rolling upgrade and rollback of three nodes under load: rolling.py OLD NEW SWARM [SECONDS_BETWEEN]
+"""Rolling upgrade and rollback of three nodes under load: rolling.py OLD NEW SWARM [SECONDS_BETWEEN [HELD]]
 
 OLD and NEW are binaries of the hub, SWARM the load generator. A hub of OLD with three nodes is created; devices publish and every
 acknowledgement is written down; one node after the other is stopped in order and started with NEW, then all of them back with OLD, then
 with NEW again. The next node follows when the one before is ready and all members are healthy. In the end every acknowledged message is
 read back. While the versions are mixed, a device is created at each node, and found at the others.
+
+HELD more devices hold a connection over TLS, none by default, and connect again to any node that listens; none may be refused. The slowest
+acknowledgement of the publishing devices bounds how long a partition had no leader.
 
 Nodes of NEW keep the feature level until the end, so that the rollback is possible. Then it is raised, and where that has changed anything, OLD must refuse
 the data of a node, change nothing, and NEW must start on it again.
@@ -23,6 +26,8 @@ from pathlib import Path
 READY_SECONDS = 120
 # Longer than three rounds of restarts take.
 DEVICES, WINDOW, LOAD_SECONDS = 20, 1, 300
+# Their sessions are closed at the drain rate.
+HELD_SECONDS = 60
 
 
 def die(text):
@@ -56,6 +61,11 @@ class Node:
         keep = {"HOLDFAST_CLUSTER_RAISE_FEATURE_LEVEL": "false"} if self.knows_levels(program) else {}
         self.process = subprocess.Popen(
             [program, "start", "--config", self.config], stdout=self.log, stderr=self.log, env=os.environ | keep)
+
+    def sessions(self):
+        with urllib.request.urlopen(f"{self.ops}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("holdfast_device_hub_sessions"))
 
     def knows_levels(self, program):
         return "raise_feature_level" in subprocess.run([program, "config", "default"], capture_output=True, text=True).stdout
@@ -151,11 +161,40 @@ def raise_level(nodes, old, new):
     say("NEW starts on it again")
 
 
+class Held:
+    """Devices that hold a connection over TLS while nodes are restarted."""
+
+    def __init__(self, swarm, file, folder, nodes, count):
+        self.report, self.nodes, self.count = folder / "held.json", nodes, count
+        self.log = open(folder / "held.log", "wb")
+        command = [swarm, "idle", "--hub", file, "--transport", "tls13", "-n", count, "--prefix", "held-", "--connect-rate", 500]
+        command += ["--reconnect-to", "any", "--survive-disconnect", "--until-input-ends", "--quiet", "--json", self.report]
+        self.process = subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stdout=self.log, stderr=self.log)
+        wait(f"{count} held devices", self.are_there, 600)
+        say(f"{count} devices hold a connection")
+
+    def are_there(self):
+        if self.process.poll() is not None:
+            die(Path(self.log.name).read_text()[-2000:])
+        return sum(node.sessions() for node in self.nodes) >= self.count
+
+    def end(self):
+        wait("the held devices to be back", self.are_there)
+        self.process.stdin.close()
+        self.process.wait(60)
+        report = json.loads(self.report.read_text())
+        away = {name: f"{report['away_us'][name] / 1e6:.2f} s" for name in ("p50", "p99", "max")}
+        say(f"held: {report['disconnects']} connections ended, {report['refusals']} attempts to connect again failed, away for {away}")
+        if report["refusals"]:
+            die(f"devices were refused: {report['failures']}")
+
+
 def main():
-    if len(sys.argv) not in (4, 5):
+    if not 4 <= len(sys.argv) <= 6:
         sys.exit(__doc__)
     old, new, swarm = (str(Path(path).resolve()) for path in sys.argv[1:4])
-    between = float(sys.argv[4]) if len(sys.argv) == 5 else 5
+    between = float(sys.argv[4]) if len(sys.argv) > 4 else 5
+    count = int(sys.argv[5]) if len(sys.argv) > 5 else 0
     for name in [name for name in os.environ if name.startswith("HOLDFAST_")]:
         del os.environ[name]
     with tempfile.TemporaryDirectory(prefix="holdfast-upgrade-") as folder:
@@ -167,10 +206,12 @@ def main():
         for node in nodes:
             wait(f"{node.name} to be ready", node.is_ready)
         wait("a healthy hub", nodes[0].is_healthy)
+        held = Held(swarm, file, folder, nodes, count) if count else None
+        seconds = LOAD_SECONDS + HELD_SECONDS * (count > 0)
         ledger = folder / "ledger"
         errors = open(folder / "swarm.log", "wb")
         load = subprocess.Popen(
-            [swarm, "publish", "--hub", str(file), "-n", str(DEVICES), "-w", str(WINDOW), "--duration", str(LOAD_SECONDS), "--drain", "30", "--survive-disconnect", "--ledger", str(ledger)],
+            [swarm, "publish", "--hub", str(file), "-n", str(DEVICES), "-w", str(WINDOW), "--duration", str(seconds), "--drain", "30", "--survive-disconnect", "--ledger", str(ledger)],
             stdout=errors, stderr=errors)
         try:
             time.sleep(between)
@@ -181,8 +222,10 @@ def main():
             roll(nodes, new, "again", between)
             if load.poll() is not None:
                 die(f"the load ended before the nodes were done: {(folder / 'swarm.log').read_text()[-2000:]}")
-            say("all nodes are done; the load goes on until its end")
-            load.wait(LOAD_SECONDS + 120)
+            if held:
+                held.end()
+            say("all nodes are done; the load continues until its end")
+            load.wait(seconds + 120)
             said = (folder / "swarm.log").read_text()
             say("load: " + " | ".join(said.strip().splitlines()[-6:]))
             done = subprocess.run([swarm, "verify", "--hub", str(file), "--ledger", str(ledger)], capture_output=True, text=True)
@@ -192,6 +235,8 @@ def main():
             raise_level(nodes, old, new)
         finally:
             load.kill()
+            if held:
+                held.process.kill()
             for node in nodes:
                 if node.process:
                     node.process.kill()
