@@ -6,7 +6,7 @@ acknowledgement is written down; one node after the other is stopped in order an
 with NEW again. The next node follows when the one before is ready and all members are healthy. In the end every acknowledged message is
 read back. While the versions are mixed, a device is created at each node, and found at the others.
 
-HELD more devices hold a connection over TLS, none by default, and connect again to any node that listens; none may be refused. The slowest
+HELD more devices hold a connection over TLS, none by default, and connect again to any node that listens; none may be refused twice. The slowest
 acknowledgement of the publishing devices bounds how long a partition had no leader.
 
 Nodes of NEW keep the feature level until the end, so that the rollback is possible. Then it is raised, and where that has changed anything, OLD must refuse
@@ -167,7 +167,7 @@ class Held:
     def __init__(self, swarm, file, folder, nodes, count):
         self.report, self.nodes, self.count = folder / "held.json", nodes, count
         self.log = open(folder / "held.log", "wb")
-        command = [swarm, "idle", "--hub", file, "--transport", "tls13", "-n", count, "--prefix", "held-", "--connect-rate", 500]
+        command = [swarm, "idle", "--hub", file, "--transport", "tls13", "-n", count, "--prefix", "held-", "--threads", 2]
         command += ["--reconnect-to", "any", "--survive-disconnect", "--until-input-ends", "--quiet", "--json", self.report]
         self.process = subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stdout=self.log, stderr=self.log)
         wait(f"{count} held devices", self.are_there, 600)
@@ -185,8 +185,8 @@ class Held:
         report = json.loads(self.report.read_text())
         away = {name: f"{report['away_us'][name] / 1e6:.2f} s" for name in ("p50", "p99", "max")}
         say(f"held: {report['disconnects']} connections ended, {report['refusals']} attempts to connect again failed, away for {away}")
-        if report["refusals"]:
-            die(f"devices were refused: {report['failures']}")
+        if report["refusals_again"]:
+            die(f"devices were refused twice: {report['failures']}")
 
 
 def main():
@@ -227,7 +227,7 @@ def main():
             say("all nodes are done; the load continues until its end")
             load.wait(seconds + 120)
             said = (folder / "swarm.log").read_text()
-            say("load: " + " | ".join(said.strip().splitlines()[-6:]))
+            say("load: " + " | ".join(said.strip().splitlines()[-12:]))
             done = subprocess.run([swarm, "verify", "--hub", str(file), "--ledger", str(ledger)], capture_output=True, text=True)
             print(done.stdout + done.stderr, flush=True)
             if done.returncode:

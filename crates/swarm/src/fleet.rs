@@ -138,6 +138,8 @@ pub struct Counters {
     pub disconnects: AtomicU64,
     /// Failed reconnects.
     pub refusals: AtomicU64,
+    /// Those of a device whose attempt before had failed, too.
+    pub refusals_again: AtomicU64,
     /// Devices that gave up.
     pub failed: AtomicU64,
     /// Devices whose messages are all sent and acknowledged.
@@ -452,6 +454,7 @@ impl Worker {
         let devices = u64::from(devices);
         // When the last connection was lost, or could not be opened for the first time.
         let mut lost_us = None;
+        let mut has_failed = false;
         loop {
             let opened = match lost_us {
                 Some(lost_us) => self.reconnect(lost_us, &open).await,
@@ -459,6 +462,7 @@ impl Worker {
             };
             match opened {
                 Ok((connection, server)) => {
+                    has_failed = false;
                     Counters::add(&self.counters.up, devices);
                     let ended = drive(connection).await;
                     self.counters.up.fetch_sub(devices, Ordering::Relaxed);
@@ -474,7 +478,12 @@ impl Worker {
                         }
                     }
                 }
-                Err(error) => self.counters.note(&error),
+                Err(error) => {
+                    if lost_us.is_some() && std::mem::replace(&mut has_failed, true) {
+                        Counters::add(&self.counters.refusals_again, 1);
+                    }
+                    self.counters.note(&error);
+                }
             }
             if !survive_disconnect {
                 Counters::add(&self.counters.failed, devices);

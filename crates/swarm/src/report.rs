@@ -219,6 +219,8 @@ pub struct IdleReport {
     pub disconnects: u64,
     /// Failed reconnects.
     pub refusals: u64,
+    /// Those of a device whose attempt before had failed, too.
+    pub refusals_again: u64,
     /// Times from the loss of a connection until the device was connected again.
     pub away_us: LatencyReport,
     /// Times from a ping to its answer.
@@ -255,10 +257,10 @@ impl fmt::Display for IdleReport {
         )?;
         writeln!(f, "pings           answered by {}", self.ping_us)?;
         if self.disconnects > 0 {
-            let (lost, refused) = (self.disconnects, self.refusals);
+            let (lost, refused, again) = (self.disconnects, self.refusals, self.refusals_again);
             writeln!(
                 f,
-                "lost            {lost} connections; {refused} attempts to connect again failed"
+                "lost            {lost} connections; {refused} attempts to connect again failed, {again} of them after one that had failed"
             )?;
             writeln!(f, "connected again by {}", self.away_us)?;
         }

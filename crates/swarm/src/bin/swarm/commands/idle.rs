@@ -65,7 +65,9 @@ impl Idle {
         let server_held = server_before.and_then(|_| sample_server(&pids));
         let up = load(&fleet.counters().up);
         let failures = fleet.counters().failures();
-        let (disconnects, refusals) = (load(&fleet.counters().disconnects), load(&fleet.counters().refusals));
+        let counters = fleet.counters();
+        let [disconnects, refusals, refusals_again] =
+            [&counters.disconnects, &counters.refusals, &counters.refusals_again].map(load);
         let outcome = fleet.end(Duration::ZERO)?;
         let each = f64::from(connections);
         let own = own_up.since(&own_before);
@@ -87,6 +89,7 @@ impl Idle {
             up,
             disconnects,
             refusals,
+            refusals_again,
             away_us: (&outcome.away).into(),
             ping_us: (&outcome.latency).into(),
             failures,
