@@ -118,6 +118,9 @@ pub enum KeySlot {
 }
 
 impl KeySlot {
+    /// Both, in the order in which keys are tried: most clients have the primary one.
+    pub const BOTH: [Self; 2] = [Self::Primary, Self::Secondary];
+
     /// As in logs and documents.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

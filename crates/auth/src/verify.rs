@@ -78,7 +78,7 @@ pub fn check_claims(
 /// Which of the keys signed the token, if any: primary first. The comparison takes the same time wherever it differs.
 #[must_use]
 pub fn verify_signature(token: &SasToken<'_>, keys: &KeyPair, form: KeyForm) -> Option<KeySlot> {
-    [KeySlot::Primary, KeySlot::Secondary]
+    KeySlot::BOTH
         .into_iter()
         .find(|slot| is_signed_by(token, keys.get(*slot), form))
 }
@@ -143,7 +143,7 @@ pub fn verify_policy(
 pub fn verify_policy_key(key: &str, policy: Option<&Policy>, needed: Rights) -> Result<Grant, SasRefusal> {
     let policy = policy.ok_or(SasRefusal::UnknownPolicy)?;
     let key = Key::from_base64(key).map_err(|_| SasRefusal::Signature)?;
-    let slot = [KeySlot::Primary, KeySlot::Secondary]
+    let slot = KeySlot::BOTH
         .into_iter()
         .find(|slot| *policy.keys.get(*slot) == key)
         .ok_or(SasRefusal::Signature)?;

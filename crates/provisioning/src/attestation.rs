@@ -22,6 +22,7 @@ use holdfast_registry::{
     Registration, Registry, RegistryError, Thumbprint, Thumbprints, TpmAttestation, X509Attestation,
 };
 
+use crate::recent_groups::RecentGroups;
 use crate::tpm::{EnrolledTpm, ProvenTpm, TpmKeys, TpmUse};
 
 /// What the SDKs write into `skn` of a device's token.
@@ -29,8 +30,6 @@ const DEVICE_POLICY: &str = "registration";
 
 /// Up to how many groups are tried without a look at the names of other devices.
 const FEW_GROUPS: usize = 16;
-
-const BOTH_SLOTS: [KeySlot; 2] = [KeySlot::Primary, KeySlot::Secondary];
 
 /// The fault of a TPM that is not enrolled.
 pub(crate) const NO_TPM_DETAIL: &str = "there is no individual enrollment with this registration id";
@@ -87,8 +86,8 @@ pub(crate) struct Claimant<'a> {
     pub(crate) id_scope: &'a str,
     pub(crate) registration_id: &'a str,
     pub(crate) now: UnixMillis,
-    /// Groups that are tried first: that of the device, or those of devices before it.
-    pub(crate) likely_groups: Vec<Arc<str>>,
+    /// Where devices were found last.
+    pub(crate) recent_groups: &'a RecentGroups,
     /// Of the device, if it has one.
     pub(crate) registration: Option<&'a Registration>,
     /// What a token of a TPM is to open.
@@ -210,7 +209,7 @@ impl Claimant<'_> {
     }
 
     /// The group by symmetric key that has signed the token, through the device's key. The token names none, so that keys are tried: first
-    /// those of likely groups, then those of the devices with the nearest names, then all.
+    /// that of the device's registration, then those of likely groups, then those of the devices with the nearest names, then all.
     fn group_of_token(
         &self,
         token: &SasToken<'_>,
@@ -218,8 +217,13 @@ impl Claimant<'_> {
     ) -> Result<Option<(Arc<Enrollment>, KeyPair)>, RegistryError> {
         let signed =
             |group: &Arc<Enrollment>, slots: &[KeySlot]| Some((Arc::clone(group), self.derived(token, group, slots)?));
-        let signed_likely = |id: &str| signed(groups.get(id)?, &BOTH_SLOTS);
-        if let Some(found) = self.likely_groups.iter().find_map(|id| signed_likely(id)) {
+        let signed_by = |id: &str| signed(groups.get(id)?, &KeySlot::BOTH);
+        let known = self.registration.and_then(|registration| registration.group.as_deref());
+        if let Some(found) = known.and_then(signed_by) {
+            return Ok(Some(found));
+        }
+        let recent = self.recent_groups.likely(self.registration_id);
+        if let Some(found) = recent.iter().find_map(|id| signed_by(id)) {
             return Ok(Some(found));
         }
         // A look at the disk costs as much as some groups.
@@ -228,12 +232,11 @@ impl Claimant<'_> {
                 .registry
                 .groups_near(self.registration_id)?
                 .iter()
-                .find_map(|id| signed_likely(id))
+                .find_map(|id| signed_by(id))
         {
             return Ok(Some(found));
         }
-        // Most devices have the primary key.
-        Ok(BOTH_SLOTS
+        Ok(KeySlot::BOTH
             .iter()
             .find_map(|slot| groups.symmetric().iter().find_map(|group| signed(group, &[*slot]))))
     }

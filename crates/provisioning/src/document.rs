@@ -29,23 +29,27 @@ pub fn registration_state(registration: &Registration) -> Value {
     if let Some(payload) = registration.payload.as_deref().and_then(|text| json::parse(text).ok()) {
         state["payload"] = payload;
     }
-    if let Some((code, text)) = registration.failure() {
-        state["status"] = json!("failed");
-        state["errorCode"] = json!(code.number());
-        state["errorMessage"] = json!(text);
-        return state;
-    }
-    match &registration.outcome {
-        RegistrationOutcome::Assigning(_) | RegistrationOutcome::Failed { .. } => state["status"] = json!("assigning"),
-        RegistrationOutcome::Assigned {
-            hub,
-            device_id,
-            substatus,
-        } => {
+    match (registration.failure(), &registration.outcome) {
+        (Some((code, text)), _) => {
+            state["status"] = json!("failed");
+            state["errorCode"] = json!(code.number());
+            state["errorMessage"] = json!(text);
+        }
+        (
+            None,
+            RegistrationOutcome::Assigned {
+                hub,
+                device_id,
+                substatus,
+            },
+        ) => {
             state["status"] = json!("assigned");
             state["substatus"] = json!(substatus.as_str());
             state["assignedHub"] = json!(hub);
             state["deviceId"] = json!(device_id.as_str());
+        }
+        (None, RegistrationOutcome::Assigning(_) | RegistrationOutcome::Failed { .. }) => {
+            state["status"] = json!("assigning");
         }
     }
     state

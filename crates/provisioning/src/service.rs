@@ -428,14 +428,12 @@ impl Provisioning {
         registration: Option<&'a Registration>,
         tpm: TpmUse<'a>,
     ) -> Claimant<'a> {
-        let known = registration.and_then(|registration| registration.group.as_deref());
-        let recent = self.recent_groups.likely(call.registration_id);
         Claimant {
             registry: self.registry(),
             id_scope: &settings.id_scope,
             registration_id: call.registration_id,
             now: self.hub.clock().now(),
-            likely_groups: known.map(Arc::from).into_iter().chain(recent).collect(),
+            recent_groups: &self.recent_groups,
             registration,
             tpm,
         }
@@ -497,13 +495,18 @@ fn answer(registration: &Registration, tpm: Option<&ProvenTpm>) -> Result<Answer
         state["tpm"] = json!({"authenticationKey": tpm.authentication_key(hub)?});
     }
     Ok(Answer {
-        retry_after: (state["status"] == "assigning").then(poll_after),
+        retry_after: is_assigning(registration).then(poll_after),
         body: json!({
             "operationId": registration.operation_id,
             "status": state["status"],
             "registrationState": state,
         }),
     })
+}
+
+/// Whether the device waits for the end of its operation. A revocation after an operation that has failed is not its business.
+fn is_assigning(registration: &Registration) -> bool {
+    registration.pending().is_some() && registration.failure().is_none()
 }
 
 /// The answer to a device whose enrollment is disabled. Nothing is stored, so that it costs no write.

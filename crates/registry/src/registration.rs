@@ -321,7 +321,7 @@ pub struct RegistrationWrite {
     pub outcome: RegistrationOutcome,
     /// The operation.
     pub operation_id: String,
-    /// The registration that was found.
+    /// The registration that was found: its ETag is checked, and place and history are taken from it.
     pub found: Option<Arc<Registration>>,
     /// The enrollment that opened the way.
     pub enrollment: EnrollmentReference,
