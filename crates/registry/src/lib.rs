@@ -19,6 +19,7 @@ mod convert;
 mod enrollment_groups;
 mod error;
 mod feature_level;
+mod hot_records;
 mod identity;
 mod issuance;
 mod lease;

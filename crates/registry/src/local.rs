@@ -5,6 +5,7 @@
 
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use holdfast_model::{DeviceId, IdentityId, NodeId, PartitionId, UnixMillis};
@@ -45,6 +46,16 @@ pub struct Statistics {
     pub modules: u64,
 }
 
+impl From<proto::Counters> for Statistics {
+    fn from(counters: proto::Counters) -> Self {
+        Self {
+            devices: counters.devices,
+            disabled_devices: counters.disabled_devices,
+            modules: counters.modules,
+        }
+    }
+}
+
 /// A page of the devices in id order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DevicePage {
@@ -67,6 +78,8 @@ pub(crate) struct Local {
     saved_queries: watch::Sender<Arc<SavedQueries>>,
     pub(crate) provisioning: RwLock<Option<Arc<ProvisioningSettings>>>,
     pub(crate) enrollment_groups: RwLock<Arc<EnrollmentGroups>>,
+    /// Whether there may be individual enrollments. Most hubs enroll groups alone; each of their registrations looks for an individual one.
+    may_have_enrollments: AtomicBool,
     pub(crate) linked_hubs: RwLock<Arc<Vec<Arc<LinkedHub>>>>,
     /// Changes with the registrations that have work to do.
     pub(crate) open_registrations: watch::Sender<()>,
@@ -87,6 +100,7 @@ impl Local {
             saved_queries: watch::Sender::new(Arc::default()),
             provisioning: RwLock::new(None),
             enrollment_groups: RwLock::default(),
+            may_have_enrollments: AtomicBool::new(true),
             linked_hubs: RwLock::default(),
             open_registrations: watch::Sender::new(()),
             issuers: RwLock::default(),
@@ -109,6 +123,7 @@ impl Local {
         self.reload_saved_queries()?;
         self.reload_provisioning()?;
         self.reload_enrollment_groups()?;
+        self.look_for_enrollments()?;
         self.reload_linked_hubs()?;
         self.reload_issuers()?;
         self.count(self.statistics()?);
@@ -248,6 +263,24 @@ impl Local {
             .collect()
     }
 
+    /// Called before the record of `key` is written.
+    pub(crate) fn will_write(&self, key: &[u8]) {
+        if layout::is_enrollment(key) {
+            self.may_have_enrollments.store(true, Ordering::Release);
+        }
+    }
+
+    fn look_for_enrollments(&self) -> Result<(), ApplyError> {
+        let Range { start, end } = layout::enrollments();
+        let mut is_there = false;
+        self.scan(&start, &end, &mut |_, _| {
+            is_there = true;
+            ControlFlow::Break(())
+        })?;
+        self.may_have_enrollments.store(is_there, Ordering::Release);
+        Ok(())
+    }
+
     pub(crate) fn settings(&self) -> Option<Arc<HubSettings>> {
         self.settings.read().clone()
     }
@@ -368,11 +401,7 @@ impl Local {
 
     pub(crate) fn statistics(&self) -> Result<Statistics, RegistryError> {
         let counters = self.message::<proto::Counters>(layout::COUNTERS)?.unwrap_or_default();
-        Ok(Statistics {
-            devices: counters.devices,
-            disabled_devices: counters.disabled_devices,
-            modules: counters.modules,
-        })
+        Ok(counters.into())
     }
 
     pub(crate) fn newest_generation(&self) -> Result<u64, RegistryError> {
@@ -399,6 +428,9 @@ impl Local {
 
 impl Base for Local {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        if layout::is_enrollment(key) && !self.may_have_enrollments.load(Ordering::Acquire) {
+            return Ok(None);
+        }
         self.disk.get(Family::Registry, key)
     }
 

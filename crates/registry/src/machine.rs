@@ -17,12 +17,14 @@ use prost::Message;
 use crate::change_feed::RegistryEvent;
 use crate::convert;
 use crate::error::RegistryError;
+use crate::hot_records::HotRecords;
 use crate::local::Local;
 use crate::snapshot::{Sink, Source};
 use crate::state::{self, ApplyError, Effects, layout};
 
 pub(crate) struct Machine {
     local: Arc<Local>,
+    hot: HotRecords,
     applied: Option<LogPosition>,
     membership: Bytes,
 }
@@ -42,6 +44,7 @@ impl Machine {
         });
         Ok(Self {
             local,
+            hot: HotRecords::default(),
             applied,
             membership,
         })
@@ -49,15 +52,17 @@ impl Machine {
 
     fn apply_command(&mut self, position: LogPosition, entry: &Bytes) -> Result<Bytes, ApplyError> {
         let command = RegistryCommand::decode(entry.clone()).map_err(ApplyError::DamagedEntry)?;
-        let effects = state::apply(&*self.local, &command)?;
+        let mut effects = state::apply(&self.hot.over(&*self.local), &command)?;
         let mut batch = WriteBatch::new();
         for (key, value) in &effects.writes {
             match value {
                 Some(value) => batch.put(Family::Registry, key, value),
                 None => batch.delete(Family::Registry, key),
             }
+            self.local.will_write(key);
         }
         self.write(batch, position)?;
+        self.hot.written(effects.writes.drain(..));
         let answer = effects.answer.encode_to_vec().into();
         self.publish(position, effects)?;
         Ok(answer)
@@ -130,10 +135,8 @@ impl Machine {
         if effects.saved_queries_changed {
             self.local.reload_saved_queries()?;
         }
-        if !effects.changes.is_empty()
-            && let Ok(statistics) = self.local.statistics()
-        {
-            self.local.count(statistics);
+        if !effects.changes.is_empty() {
+            self.local.count(effects.counters.into());
         }
         for change in effects.changes {
             self.local.feed.send(RegistryEvent::Identity {
@@ -218,6 +221,7 @@ impl StateMachine for Machine {
         let records = staged.entries();
         staged.install(Some(layout::all()), then)?;
         self.applied = Some(position);
+        self.hot.clear();
         self.local.reload().map_err(|error| match error {
             RegistryError::State(error) => fatal(&error),
             error => damaged(error.to_string()),

@@ -154,6 +154,8 @@ pub struct Effects {
     pub answer: RegistryAnswer,
     /// For the change feed, in the order in which they happened.
     pub changes: Vec<Change>,
+    /// The counts of identities after the command.
+    pub counters: Counters,
     /// The settings after the command, if it changed them.
     pub settings: Option<HubSettings>,
     /// Whether members or placements changed.
@@ -340,6 +342,7 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         writes: work.view.into_writes(),
         answer,
         changes: work.changes,
+        counters: work.counters,
         settings: work.settings,
         cluster_changed: work.cluster_changed,
         saved_queries_changed: work.saved_queries_changed,

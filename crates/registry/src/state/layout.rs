@@ -240,6 +240,16 @@ pub(crate) fn enrollments() -> Range<Vec<u8>> {
     kind(ENROLLMENT)
 }
 
+/// Whether `key` is in [`enrollments`].
+pub(crate) fn is_enrollment(key: &[u8]) -> bool {
+    key.first() == Some(&ENROLLMENT)
+}
+
+/// Whether almost every command reads the record of `key`, and there are few of its kind.
+pub(crate) fn is_hot(key: &[u8]) -> bool {
+    key == COUNTERS || key == SETTINGS || key == PROVISIONING || key.first() == Some(&ENROLLMENT_GROUP)
+}
+
 /// `EnrollmentRecord` of a group; ids are found in any case.
 pub(crate) fn enrollment_group(id: &str) -> Vec<u8> {
     join(ENROLLMENT_GROUP, &[id.to_ascii_lowercase().as_bytes()])
