@@ -1,16 +1,13 @@
 //! One fetch: the issuer's discovery document, then its keys (OpenID Connect Discovery 1.0 §4).
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_auth::bearer::{IssuerKeys, KeySetError};
-use holdfast_client::http::Connection;
+use holdfast_client::outbound;
 use http::{Method, StatusCode, Uri, header};
-use rustls_pki_types::ServerName;
 use serde::Deserialize;
 use thiserror::Error;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 /// How long the whole of it may take.
@@ -82,21 +79,12 @@ pub(crate) async fn keys(issuer: &str, ca_file: Option<PathBuf>) -> Result<Issue
 }
 
 async fn fetch(issuer: &str, ca_file: Option<PathBuf>) -> Result<IssuerKeys, FetchError> {
-    // Read each time, so that a renewed CA counts; it may be a long list.
-    let config = holdfast_tasks::spawn_blocking(move || {
-        holdfast_client::tls::config(ca_file.as_deref(), rustls::DEFAULT_VERSIONS)
-    });
-    let connector = match config.await {
-        Ok(config) => TlsConnector::from(Arc::new(config)),
-        Err(error) => {
-            return Err(FetchError::Unreachable {
-                url: issuer.to_owned(),
-                reason: format!("{error:#}"),
-            });
-        }
-    };
+    let tls = outbound::tls(ca_file).await.map_err(|error| FetchError::Unreachable {
+        url: issuer.to_owned(),
+        reason: format!("{error:#}"),
+    })?;
     let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
-    let document = get(&connector, &url).await?;
+    let document = get(&tls, &url).await?;
     let discovery: Discovery = serde_json::from_slice(&document).map_err(|source| FetchError::Discovery {
         url: url.clone(),
         source,
@@ -111,12 +99,12 @@ async fn fetch(issuer: &str, ca_file: Option<PathBuf>) -> Result<IssuerKeys, Fet
     if !url.starts_with("https://") {
         return Err(FetchError::KeysAddress(url.chars().take(256).collect()));
     }
-    let document = get(&connector, &url).await?;
+    let document = get(&tls, &url).await?;
     IssuerKeys::parse(&document).map_err(|source| FetchError::Keys { url, source })
 }
 
 /// The document at `url`. Redirects are answers like any other: an issuer has none.
-async fn get(connector: &TlsConnector, url: &str) -> Result<Vec<u8>, FetchError> {
+async fn get(tls: &TlsConnector, url: &str) -> Result<Vec<u8>, FetchError> {
     let unreachable = |reason: String| FetchError::Unreachable {
         url: url.chars().take(256).collect(),
         reason,
@@ -125,20 +113,9 @@ async fn get(connector: &TlsConnector, url: &str) -> Result<Vec<u8>, FetchError>
     let authority = uri
         .authority()
         .ok_or_else(|| unreachable("it has no host".to_owned()))?;
-    let host = authority
-        .host()
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .to_owned();
-    let name = ServerName::try_from(host.clone()).map_err(|_| unreachable(format!("{host:?} is no host name")))?;
-    let port = authority.port_u16().unwrap_or(443);
-    let socket = TcpStream::connect((host.as_str(), port)).await;
-    let socket = socket.map_err(|error| unreachable(error.to_string()))?;
-    let stream = connector.connect(name, socket).await;
-    let stream = stream.map_err(|error| unreachable(error.to_string()))?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let exchange = async {
-        let mut connection = Connection::open_bounded(stream, authority.as_str(), MAX_DOCUMENT_BYTES).await?;
+        let mut connection = outbound::open(authority, Some(tls), MAX_DOCUMENT_BYTES).await?;
         let headers = [(header::ACCEPT, "application/json")];
         connection.request(Method::GET, path, &headers, Vec::new()).await
     };
