@@ -97,6 +97,8 @@ CLUSTER = [
         ("Replicas", "short", [(total("holdfast_control_replicas"), "{{instance}}")]),
         ("Groups whose members are not as wanted", "short", [(total("holdfast_control_unsettled_groups"), "{{instance}}")]),
         ("Changes of owners", "ops", [(rate("holdfast_cluster_owner_changes_total", "instance"), "{{instance}}")]),
+        ("Time without a leader", "s", [(quantile(0.5, "holdfast_consensus_leaderless_seconds", "cause"), "{{cause}}, half"),
+                                        (quantile(0.99, "holdfast_consensus_leaderless_seconds", "cause"), "{{cause}}, 99 of 100")]),
         ("Batches for owners elsewhere", "ops", [(rate("holdfast_cluster_remote_appends_total", "instance"), "{{instance}}"),
                                                  (rate("holdfast_cluster_remote_append_failures_total", "instance"), "failed at {{instance}}")]),
         ("Snapshots", "ops", [(rate("holdfast_consensus_snapshots_total", "direction, outcome"), "{{direction}} {{outcome}}")]),

@@ -1,5 +1,6 @@
 //! A Raft group as the rest of the node sees it.
 
+mod leaderless;
 mod members;
 mod proposing;
 mod reading;
@@ -18,6 +19,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::{Raft, ServerState};
 
+use self::leaderless::Leaderless;
 pub use self::proposing::ProposalPermit;
 pub use self::reading::LeaseGrant;
 use crate::config::ConsensusConfig;
@@ -78,6 +80,7 @@ struct Inner {
     receiver: Receiver,
     in_flight: ByteBudget,
     metrics: GroupMetrics,
+    leaderless: Leaderless,
     /// Proposals are refused from now on.
     stopped: AtomicBool,
     /// How long a proposal is retried while there is no leader.
@@ -154,6 +157,9 @@ impl Group {
             raft.runtime_config().elect(false);
         }
         let receiver = Receiver::new(id, raft.clone(), machine, shared.blocking_pool, metrics.clone());
+        let leaderless = Leaderless::new(&metrics);
+        let followed = leaderless.clone().follow(raft.server_metrics());
+        holdfast_tasks::spawn("leaderless", Box::pin(followed));
         let inner = Inner {
             raft,
             id,
@@ -165,6 +171,7 @@ impl Group {
             receiver,
             in_flight: ByteBudget::new(config.max_in_flight.as_usize()),
             metrics,
+            leaderless,
             stopped: AtomicBool::new(false),
             settle: 2 * config.election_timeout_max.get(),
             lease: config.election_timeout_max.get(),

@@ -13,6 +13,12 @@ holdfast_model::metrics! {
     counter applied(kind) = "holdfast_consensus_applied_total";
     /// Time from a proposal to its commit.
     histogram commit_seconds(kind) = "holdfast_consensus_commit_seconds";
+    /// How long a group of which this node has a replica was without a leader, as this node saw it; once for each new leader and replica. From the
+    /// last append or heartbeat of the old leader that this node accepted, so it has up to a heartbeat's interval in which that leader still
+    /// led (lost); or from the begin of a hand-over (handover). To the moment at which this node knows the new one: an acknowledgement takes
+    /// a commit longer. Not counted: the first leader after a start, and on the old leader a loss without a hand-over. A node that was cut off
+    /// alone counts until it hears a leader again.
+    histogram leaderless_seconds(kind, cause) = "holdfast_consensus_leaderless_seconds";
     /// Proposals, reads and leases that were handed to a leader on another node.
     counter forwarded(kind) = "holdfast_consensus_forwarded_total";
     /// Calls of other members that could not be understood or were not for a member.
@@ -55,6 +61,11 @@ impl GroupMetrics {
             snapshot_bytes_received: snapshot_bytes(kind, "received"),
             kind,
         }
+    }
+
+    /// Times without a leader that `cause` began: `handover` or `lost`.
+    pub(crate) fn leaderless(&self, cause: &'static str) -> Histogram {
+        leaderless_seconds(self.kind, cause)
     }
 
     /// A snapshot was sent, or could not be.

@@ -8,7 +8,7 @@ use openraft::metrics::{RaftDataMetrics, RaftServerMetrics};
 use openraft::{Instant, ServerState};
 use thiserror::Error;
 
-use crate::ids::StoredMembership;
+use crate::ids::{StoredMembership, Vote};
 use crate::position::GroupId;
 use crate::type_config::Types;
 
@@ -19,6 +19,16 @@ pub struct Leader {
     pub term: Term,
     /// Its node id: of two leaders that follow each other in one term, the later one has the greater id.
     pub node: NodeId,
+}
+
+impl Leader {
+    /// The one that a vote is for.
+    pub(crate) fn of(vote: &Vote) -> Self {
+        Self {
+            term: Term(vote.leader_id.term),
+            node: vote.leader_id.node_id,
+        }
+    }
 }
 
 /// The role of a node in a group.
@@ -187,7 +197,6 @@ mod tests {
     use std::sync::Arc;
 
     use openraft::Membership;
-    use openraft::impls::Vote;
 
     use super::*;
     use crate::ids::{LeaderId, LogId};

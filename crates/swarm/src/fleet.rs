@@ -18,6 +18,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
+use crate::acknowledgements::Acknowledgements;
 use crate::amqp;
 use crate::batch::{Batch, Shape};
 use crate::connect::{self, ConnectAttempt, ConnectionOptions, Stream};
@@ -112,6 +113,11 @@ pub struct Publish {
     pub messages: Option<u64>,
     /// Reconnect when a connection is lost, and send the unacknowledged messages again.
     pub survive_disconnect: bool,
+    /// The mean time from one write of new messages to the next, over MQTT, three to five quarters of it each time, so that
+    /// devices do not send in step; zero: at once.
+    pub pace: Duration,
+    /// Where the time of each acknowledgement is recorded, over MQTT.
+    pub acknowledgements: Option<Arc<Acknowledgements>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -217,6 +223,12 @@ impl Fleet {
             plan.protocol == Protocol::Mqtt || matches!(plan.target.credentials, Credentials::Hub(_)),
             "devices over AMQP and HTTPS need a hub"
         );
+        if let Work::Publish(publish) = &plan.work {
+            ensure!(
+                plan.protocol == Protocol::Mqtt || (publish.pace.is_zero() && publish.acknowledgements.is_none()),
+                "a pace and the times of acknowledgements are for MQTT"
+            );
+        }
         let connections = plan.connections.div_ceil(devices_a_connection);
         let files = u64::from(connections) + SPARE_FILES;
         let limit = file_limit();

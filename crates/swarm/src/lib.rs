@@ -11,6 +11,7 @@
 #![warn(missing_docs)]
 
 pub mod accept_tls;
+pub mod acknowledgements;
 pub mod amqp;
 pub mod batch;
 pub mod certificates;

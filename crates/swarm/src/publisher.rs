@@ -7,6 +7,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use anyhow::{Error, Result, anyhow, bail};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use crate::acknowledgements::Acknowledgements;
 use crate::batch::Messages;
 use crate::connect::Stream;
 use crate::fleet::{Counters, Publish, Worker};
@@ -54,6 +56,10 @@ struct Sender {
     sent_before: u64,
     /// Whether the present connection still has to be recorded in the ledger.
     open: bool,
+    pace_us: u64,
+    /// No new message is sent before.
+    paced_until_us: u64,
+    acknowledgements: Option<Arc<Acknowledgements>>,
 }
 
 impl Sender {
@@ -71,6 +77,9 @@ impl Sender {
             first: 0,
             sent_before: 0,
             open: false,
+            pace_us: publish.pace.as_micros() as u64,
+            paced_until_us: 0,
+            acknowledgements: publish.acknowledgements.clone(),
         }
     }
 
@@ -124,6 +133,8 @@ struct Connection<'a> {
     last_write_us: u64,
     ping_due_us: u64,
     timer: Pin<Box<Sleep>>,
+    pace_armed_us: u64,
+    pace_timer: Pin<Box<Sleep>>,
 }
 
 impl<'a> Connection<'a> {
@@ -142,6 +153,8 @@ impl<'a> Connection<'a> {
             period,
             ping_due_us: 0,
             timer: Box::pin(tokio::time::sleep(period)),
+            pace_armed_us: 0,
+            pace_timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
         }
     }
 
@@ -175,8 +188,21 @@ impl<'a> Connection<'a> {
             let _ = Pin::new(&mut self.stream).poll_flush(cx);
             return Ok(true);
         }
+        self.wake_when_paced(cx, now_us);
         self.ping_when_due(cx, now_us)?;
         Ok(false)
+    }
+
+    /// Arms the timer for the next message that the pace allows.
+    fn wake_when_paced(&mut self, cx: &mut Context<'_>, now_us: u64) {
+        let until_us = self.sender.paced_until_us;
+        if until_us > now_us && (self.pace_armed_us != until_us || self.pace_timer.is_elapsed()) {
+            self.pace_armed_us = until_us;
+            self.pace_timer
+                .as_mut()
+                .reset(Instant::now() + Duration::from_micros(until_us - now_us));
+            let _ = self.pace_timer.as_mut().poll(cx);
+        }
     }
 
     fn is_complete(&self) -> bool {
@@ -184,7 +210,13 @@ impl<'a> Connection<'a> {
     }
 
     fn read(&mut self, cx: &mut Context<'_>, now_us: u64) -> Result<()> {
-        let Sender { worker, window, .. } = &mut *self.sender;
+        let Sender {
+            worker,
+            window,
+            device,
+            acknowledgements,
+            ..
+        } = &mut *self.sender;
         let mut input = worker.input.borrow_mut();
         let mut latency = worker.latency.borrow_mut();
         let (mut acknowledged, mut out_of_order, mut unknown) = (0, 0, 0);
@@ -222,6 +254,9 @@ impl<'a> Connection<'a> {
             }
         };
         Counters::add(&worker.counters.acknowledged, acknowledged);
+        if let Some(times) = acknowledgements {
+            (0..acknowledged).for_each(|_| times.add(*device, worker.unix_us(now_us)));
+        }
         if out_of_order + unknown > 0 {
             Counters::add(&worker.counters.out_of_order, out_of_order);
             Counters::add(&worker.counters.unknown, unknown);
@@ -239,13 +274,14 @@ impl<'a> Connection<'a> {
             end,
             sent_before,
             refill,
+            paced_until_us,
             ..
         } = &*self.sender;
         let first = window.next();
         let is_resend = first < *sent_before;
         let limit = if is_resend {
             *sent_before
-        } else if worker.is_sending() {
+        } else if worker.is_sending() && now_us >= *paced_until_us {
             *end
         } else {
             first
@@ -275,6 +311,10 @@ impl<'a> Connection<'a> {
         let bytes = batch.fill(messages);
         // The window counts a message as sent from here on: even one byte of it may reach the server.
         self.sender.window.sent(messages.count, now_us as u32);
+        if self.sender.pace_us > 0 {
+            let pace_us = self.sender.pace_us;
+            self.sender.paced_until_us = now_us + rand::random_range(pace_us * 3 / 4..=pace_us * 5 / 4);
+        }
         self.last_write_us = now_us;
         Counters::add(&worker.counters.sent, messages.count as u64);
         let mut written = 0;

@@ -4,10 +4,13 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use holdfast_swarm::acknowledgements::Acknowledgements;
 use holdfast_swarm::batch::Shape;
 use holdfast_swarm::connect::ConnectionOptions;
 use holdfast_swarm::fleet::{Fleet, Outcome, Plan, Protocol, Publish, Work};
@@ -49,7 +52,11 @@ fn plan(address: SocketAddr, work: Work) -> Plan {
 }
 
 fn publish(address: SocketAddr, window: usize, survive_disconnect: bool) -> Outcome {
-    let publish = Publish {
+    run(address, work(window, survive_disconnect))
+}
+
+fn work(window: usize, survive_disconnect: bool) -> Publish {
+    Publish {
         shape: Shape {
             topic: "{device}".to_owned(),
             payload_bytes: 300,
@@ -59,7 +66,12 @@ fn publish(address: SocketAddr, window: usize, survive_disconnect: bool) -> Outc
         refill: 1,
         messages: Some(MESSAGES),
         survive_disconnect,
-    };
+        pace: Duration::ZERO,
+        acknowledgements: None,
+    }
+}
+
+fn run(address: SocketAddr, publish: Publish) -> Outcome {
     let fleet = Fleet::start(plan(address, Work::Publish(publish))).unwrap();
     fleet.wait_up(TIMEOUT).unwrap();
     fleet.begin();
@@ -89,6 +101,47 @@ fn everything_sent_to_an_honest_broker_is_acknowledged_and_found() {
     assert_eq!(outcome.counters.acknowledged.load(Ordering::Relaxed), all);
     assert_eq!(outcome.counters.out_of_order.load(Ordering::Relaxed), 0);
     assert!(outcome.latency.quantile_us(0.5) > 0);
+}
+
+#[test]
+fn each_acknowledgement_of_a_paced_fleet_is_recorded_with_its_time() {
+    let (address, _kept) = broker(Habit::Honest);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let times = Arc::new(Acknowledgements::create(file.path()).unwrap());
+    let (pace, messages) = (Duration::from_millis(20), 10);
+    let begun = Instant::now();
+    let outcome = run(
+        address,
+        Publish {
+            pace,
+            messages: Some(messages),
+            acknowledgements: Some(times.clone()),
+            ..work(1, false)
+        },
+    );
+    assert!(
+        begun.elapsed() >= pace / 2 * (u32::try_from(messages).unwrap() - 1),
+        "paced"
+    );
+    times.finish().unwrap();
+    let bytes = std::fs::read(file.path()).unwrap();
+    let mut found: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+    for record in bytes.chunks_exact(12) {
+        let device = u32::from_le_bytes(record[8..].try_into().unwrap());
+        found
+            .entry(device)
+            .or_default()
+            .push(u64::from_le_bytes(record[..8].try_into().unwrap()));
+    }
+    assert_eq!(
+        bytes.len() as u64,
+        outcome.counters.acknowledged.load(Ordering::Relaxed) * 12
+    );
+    assert_eq!(found.len(), DEVICES as usize);
+    for times in found.values() {
+        assert_eq!(times.len() as u64, messages);
+        assert!(times.is_sorted());
+    }
 }
 
 #[test]

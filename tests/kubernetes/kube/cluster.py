@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 import threading
 import time
 import urllib.request
@@ -16,6 +17,9 @@ from .control import ControlPlane
 from .node import Agent
 from .services import DOMAIN, Services
 from .storage import Storage
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "upgrade"))
+import leaderless  # noqa: E402
 
 CHART = pathlib.Path(__file__).resolve().parents[3] / "helm/holdfast"
 VALUES = pathlib.Path(__file__).resolve().parents[1] / "pods-values.yaml"
@@ -190,41 +194,44 @@ class Cluster:
 
 
 class Watcher:
-    """Looks at the hub five times a second while something happens: pods that are not ready at once, and time with groups that have no leader."""
+    """Looks at the hub five times a second while something happens: pods that are not ready at once, and the hub's own histogram of how long partitions
+    were without a leader. A process's histogram ends with it: what it counts after the last look, its own last hand-overs, is not in the sum."""
 
     def __init__(self, cluster, core):
-        self.cluster, self.core, self.most_away, self.gaps, self.groups = cluster, core, 0, [], None
+        self.cluster, self.core, self.most_away = cluster, core, 0
+        self.first, self.last = {}, {}
+        self.read()
+        self.first = dict(self.last)
         self.over = threading.Event()
-        self.groups = self.led()
         self.thread = threading.Thread(target=self.look, daemon=True)
         self.thread.start()
 
-    def led(self):
-        """Groups that have a leader, by the leaders' own word."""
-        total = 0
+    def read(self):
+        """The histograms by process."""
         for name in self.core:
             pod = self.cluster.agent.named(name)
-            text = pod and self.cluster.measure(pod)
-            found = re.search(r"^holdfast_control_led_groups (\d+)", text or "", re.M)
-            total += int(found[1]) if found else 0
-        return total
+            process = pod and pod.containers and pod.containers[0].process
+            text = process and self.cluster.measure(pod)
+            if text and pod.containers[0].process is process:
+                self.last[name, process.pid] = leaderless.histogram(text)
 
     def look(self):
-        since = None
         while not self.over.is_set():
             pods = self.cluster.pods()
             self.most_away = max(self.most_away, sum(name not in pods or not self.cluster.is_ready(pods[name]) for name in self.core))
-            complete = self.led() >= self.groups
-            if complete and since:
-                self.gaps.append(time.monotonic() - since)
-                since = None
-            elif not complete and not since:
-                since = time.monotonic()
+            self.read()
             self.over.wait(0.1)
+
+    def times(self):
+        """What each process has counted meanwhile."""
+        negative = lambda histogram: {cause: {bound: -count for bound, count in counts.items()} for cause, counts in histogram.items()}
+        return [leaderless.added([last, negative(self.first.get(process, {}))]) for process, last in self.last.items()]
+
+    def median(self):
+        return leaderless.median_of(self.times())
 
     def stop(self):
         self.over.set()
         self.thread.join()
-        gaps = sorted(self.gaps)
-        middle = f"{gaps[len(gaps) // 2]:.1f}" if gaps else "0"
-        return f"at most {self.most_away} core pod not ready at once; {len(gaps)} times groups without a leader, median {middle} s, longest {max(gaps, default=0):.1f} s"
+        self.read()
+        return f"at most {self.most_away} core pod not ready at once; partitions without a leader, by replica: {leaderless.described(self.times())}"

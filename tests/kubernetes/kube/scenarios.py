@@ -106,6 +106,7 @@ def rolling(cluster):
     settled(cluster)
     seen = watch.stop()
     assert watch.most_away <= 1, seen
+    assert watch.median() <= 0.5, seen
     assert all(before[name] != cluster.pods()[name]["metadata"]["uid"] for name in CORE), "all pods are new"
     say(f"rolling restart of three core pods and two gateways: {seconds:.0f} s; {seen}")
     say("devices meanwhile: " + cluster.check(fleet))

@@ -137,6 +137,7 @@ impl Group {
             return Err(TransferError::Behind { node: to });
         }
         let mut watch = self.watch();
+        self.0.leaderless.hands_over(before);
         self.0
             .raft
             .trigger()

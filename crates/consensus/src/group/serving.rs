@@ -7,12 +7,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_model::NodeId;
+use openraft::raft::AppendEntriesResponse;
+use tokio::time::Instant;
 
 use super::{Group, Inner};
 use crate::groups::Serve;
 use crate::ids::Vote;
 use crate::snapshot::Head;
 use crate::snapshot::export;
+use crate::status::Leader;
 use crate::transport::{Answer, CallError, Chunks, refused};
 use crate::wire::{self, Cursor, Kind};
 
@@ -78,7 +81,11 @@ async fn answer(group: &Group, from: NodeId, kind: Kind, body: Cursor) -> Result
         Kind::Append => {
             let request = wire::append::decode(group.id(), body).map_err(refusal)?;
             from_itself(from, &request.vote)?;
+            let (leader, arrived) = (Leader::of(&request.vote), Instant::now());
             let answer = raft.append_entries(request).await.map_err(refusal)?;
+            if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                group.0.leaderless.heard(leader, arrived);
+            }
             group.has_grown();
             wire::append::encode_answer(&answer)
         }
@@ -98,6 +105,7 @@ async fn answer(group: &Group, from: NodeId, kind: Kind, body: Cursor) -> Result
         Kind::TransferLeader => {
             let request = wire::vote::decode_transfer(body).map_err(refusal)?;
             from_itself(from, request.from_leader())?;
+            group.0.leaderless.hands_over(Leader::of(request.from_leader()));
             wire::vote::encode_transfer_answer(&raft.handle_transfer_leader(request).await.map_err(refusal)?)
         }
         Kind::Propose => wire::group::encode_applied(&group.propose_here(None, body.0).await),

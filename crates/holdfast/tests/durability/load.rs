@@ -151,6 +151,8 @@ fn start(hub: &Hub, fleet: &FleetPlan) -> Result<Fleet> {
             refill: 1,
             messages: None,
             survive_disconnect: true,
+            pace: Duration::ZERO,
+            acknowledgements: None,
         }),
     })
 }

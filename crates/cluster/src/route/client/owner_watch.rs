@@ -146,3 +146,89 @@ fn decode_owner(partitions: &Partitions, encoded: &RouteOwner) -> Option<(Partit
     };
     (id < partitions.count().get() && encoded.node != 0 && encoded.term != 0).then_some((PartitionId(id), owner))
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast_consensus::transport::Alone;
+    use holdfast_model::PartitionCount;
+
+    use super::*;
+
+    const PARTITION: PartitionId = PartitionId(0);
+    const OWN: NodeId = NodeId(1);
+
+    /// Node 1 of three with a replica each; the owner is node 2.
+    fn partitions() -> Partitions {
+        let partitions = Partitions::new(OWN, PartitionCount::DEFAULT, Arc::new(Alone));
+        partitions.set_replicas(PARTITION, [1, 2, 3].map(NodeId).to_vec());
+        partitions.learn(PARTITION, owner(1, 2));
+        partitions
+    }
+
+    fn owner(term: u64, node: u64) -> Owner {
+        Owner {
+            term: Term(term),
+            node: NodeId(node),
+        }
+    }
+
+    /// The watches of other nodes, each with whether its node answers.
+    fn watched<const N: usize>(nodes: [(u64, bool); N]) -> HashMap<NodeId, WatchTask> {
+        let watch = |answers| WatchTask {
+            task: tokio::spawn(std::future::pending()),
+            answers: Arc::new(AtomicBool::new(answers)),
+        };
+        nodes
+            .map(|(node, answers)| (NodeId(node), watch(answers)))
+            .into_iter()
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_partition_has_an_owner_while_that_and_a_quorum_answer() {
+        let partitions = partitions();
+        let has_none = |nodes: [(u64, bool); 2]| has_no_owner(&partitions, PARTITION, &watched(nodes));
+        assert!(!has_none([(2, true), (3, true)]));
+        assert!(
+            !has_none([(2, true), (3, false)]),
+            "this node and the owner are a quorum"
+        );
+        assert!(has_none([(2, false), (3, true)]), "a dead owner stays the known one");
+        assert!(has_none([(2, false), (3, false)]));
+        assert!(
+            !has_no_owner(&partitions, PARTITION, &HashMap::new()),
+            "a node counts as one that answers until it has not"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_owner_that_is_unknown_or_has_withdrawn_is_none() {
+        let partitions = partitions();
+        let all = watched([(2, true), (3, true)]);
+        assert!(
+            has_no_owner(&partitions, PartitionId(1), &all),
+            "nothing is known of the partition"
+        );
+        partitions.disown(PARTITION, NodeId(2));
+        assert!(has_no_owner(&partitions, PARTITION, &all));
+        partitions.learn(PARTITION, owner(2, 3));
+        assert!(!has_no_owner(&partitions, PARTITION, &all));
+    }
+
+    /// This node has no replica: its own answer is no part of the quorum.
+    #[tokio::test]
+    async fn an_owner_without_a_quorum_is_none_where_only_others_have_replicas() {
+        let partitions = partitions();
+        partitions.set_replicas(PARTITION, [2, 3, 4].map(NodeId).to_vec());
+        let has_none = |nodes: [(u64, bool); 3]| has_no_owner(&partitions, PARTITION, &watched(nodes));
+        assert!(!has_none([(2, true), (3, true), (4, false)]));
+        assert!(has_none([(2, true), (3, false), (4, false)]), "one of three");
+        partitions.set_replicas(PARTITION, [2, 3].map(NodeId).to_vec());
+        assert!(has_none([(2, true), (3, false), (4, true)]), "half is no quorum");
+        partitions.set_replicas(PARTITION, Vec::new());
+        assert!(
+            !has_none([(2, true), (3, false), (4, false)]),
+            "placements are not known yet"
+        );
+    }
+}

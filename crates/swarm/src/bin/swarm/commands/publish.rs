@@ -1,18 +1,21 @@
 //! `swarm publish`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use holdfast_swarm::acknowledgements::Acknowledgements;
 use holdfast_swarm::batch::Shape;
 use holdfast_swarm::fleet::{Counters, Fleet, Plan, Publish, Work};
 use holdfast_swarm::http;
 use holdfast_swarm::marker::MARKER_BYTES;
 use holdfast_swarm::process::{Sample, Usage};
 use holdfast_swarm::report::{ConnectReport, ProcessReport, PublishReport, VERSION};
+use holdfast_swarm::target::Target;
 
 use super::{block_on, publish_report, sample_server};
 use crate::args::{MeasureArgs, TargetArgs};
@@ -34,6 +37,9 @@ pub(crate) struct PublishCommand {
     /// windows
     #[arg(long, default_value_t = 1)]
     refill: usize,
+    /// Milliseconds from one message of a device to its next, on average; 0: the next follows its acknowledgement
+    #[arg(long, value_name = "MS", default_value_t = 0.0)]
+    pace: f64,
     /// Payload bytes
     #[arg(long, default_value_t = 256)]
     payload: usize,
@@ -58,6 +64,9 @@ pub(crate) struct PublishCommand {
     /// Write the ledger of acknowledgements to this file
     #[arg(long, value_name = "FILE")]
     ledger: Option<PathBuf>,
+    /// Write the time and the device of each acknowledgement to this file: microseconds since 1970 in 8 bytes, the device's number in 4, little-endian
+    #[arg(long, value_name = "FILE")]
+    acknowledgements: Option<PathBuf>,
     /// The run's number in every marker, for processes that share a ledger; random by default
     #[arg(long)]
     run: Option<u64>,
@@ -103,7 +112,10 @@ impl PublishCommand {
         let target = self.target.prepare(hub.as_ref())?;
         let pids = self.measure.pids(hub.as_ref());
         let metrics = self.measure.metrics(hub.as_ref());
-        let plan = self.plan(target);
+        ensure!((0.0..=3_600_000.0).contains(&self.pace), "a pace is 0 to 3,600,000 ms");
+        let times = self.acknowledgements.as_deref().map(Acknowledgements::create);
+        let times = times.transpose()?.map(Arc::new);
+        let plan = self.plan(target, times.clone());
         let before = Mark::take(&Counters::default(), &pids, None)?;
         let fleet = Fleet::start(plan)?;
         let connections = self.target.connections;
@@ -121,6 +133,9 @@ impl PublishCommand {
         self.wait(&fleet);
         let end = Mark::take(fleet.counters(), &pids, metrics.as_deref())?;
         let outcome = fleet.end(Duration::from_secs_f64(self.drain))?;
+        if let Some(times) = times {
+            times.finish()?;
+        }
         if let Some(path) = &self.ledger {
             outcome.ledger.save(path)?;
         }
@@ -139,7 +154,7 @@ impl PublishCommand {
         Ok(())
     }
 
-    fn plan(&self, target: holdfast_swarm::target::Target) -> Plan {
+    fn plan(&self, target: Target, acknowledgements: Option<Arc<Acknowledgements>>) -> Plan {
         let run = self.run.unwrap_or_else(rand::random);
         let shape = Shape {
             topic: target.topic.clone(),
@@ -160,6 +175,8 @@ impl PublishCommand {
                 refill: self.refill,
                 messages: self.messages,
                 survive_disconnect: self.survive_disconnect,
+                pace: Duration::from_secs_f64(self.pace / 1000.0),
+                acknowledgements,
             }),
         }
     }
