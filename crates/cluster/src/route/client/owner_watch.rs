@@ -175,7 +175,7 @@ mod tests {
     /// The watches of other nodes, each with whether its node answers.
     fn watched<const N: usize>(nodes: [(u64, bool); N]) -> HashMap<NodeId, WatchTask> {
         let watch = |answers| WatchTask {
-            task: tokio::spawn(std::future::pending()),
+            task: holdfast_tasks::spawn("watched", std::future::pending()),
             answers: Arc::new(AtomicBool::new(answers)),
         };
         nodes
