@@ -4,6 +4,7 @@
 //! has been deleted since, as after a restart; and what was acknowledged before the begin is in the backup.
 //! Invariants: the manifest is written when everything that it names is durable; a backup that was interrupted continues with
 //! the parts that are complete; of the log, stretches that an earlier backup of the same cluster has are named, not read again.
+//! Objects are stored while the next are read (`storing`); one is named when it is durable and all before it are.
 //! Not here: how the hub is reached ([`HubSource`]), the folder (`target`).
 
 use std::time::Duration;
@@ -14,23 +15,27 @@ use futures_util::stream::BoxStream;
 use holdfast_consensus::{Export, ExportDecoder, ExportError, GroupId, LogPosition, LogScope};
 use holdfast_model::{PartitionCount, PartitionId, UnixMillis};
 use holdfast_partition::PartitionConfig;
-use holdfast_partition::backup::{EntryCutter, Part, check_entry, decode_part, head_facts};
+use holdfast_partition::backup::{Part, check_entry, decode_part};
 use holdfast_registry::backup::{RecordReader, check_record};
 use serde::{Deserialize, Serialize};
 
 use crate::error::BackupError;
 use crate::manifest::{
-    self, FORMAT, Manifest, ObjectRef, PartitionPart, REPOSITORY, RegistryPart, Repository, Segment, UNFINISHED,
-    UnderWay, file_of,
+    self, FORMAT, Manifest, ObjectRef, PartitionPart, Position, REPOSITORY, RegistryPart, Repository, Segment,
+    UNFINISHED, file_of,
 };
 use crate::object::{self, Kind, ObjectWriter, SEGMENT_BYTES};
+use crate::partition_run::{Names, PartitionRun};
 use crate::point::{self, RegistryPoint};
+use crate::storing::{Place, Stored, Storing, has};
 use crate::target::Target;
 
 /// An interrupted backup that began longer ago is not continued: it would be as old as its begin.
 const MAX_UNFINISHED_AGE: Duration = Duration::from_secs(24 * 3600);
 /// Longer than the file that says whose backups a folder holds.
 const MAX_REPOSITORY_BYTES: u64 = 1 << 16;
+/// After so many segments what is complete is kept: a backup that is killed reads at most these again.
+const SEGMENTS_PER_SAVE: usize = 4;
 
 /// What a hub says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +121,9 @@ pub async fn create(
         source,
         target,
         full: options.full,
+        storing: Storing::new(target, options.full),
+        unsaved: 0,
+        is_saving: false,
         manifest,
         before,
         config: PartitionConfig::default(),
@@ -166,6 +174,9 @@ pub async fn create_point(
         source,
         target,
         full: false,
+        storing: Storing::new(target, false),
+        unsaved: 0,
+        is_saving: false,
         manifest: new_manifest(facts, options, begun, String::new()),
         before: None,
         config: PartitionConfig::default(),
@@ -298,14 +309,15 @@ async fn free_id(target: &dyn Target, now: UnixMillis, file_of: fn(&str) -> Stri
     }
 }
 
-async fn has(target: &dyn Target, object: &ObjectRef) -> Result<bool, BackupError> {
-    Ok(target.size(&object::name(&object.sha256)).await? == Some(object.bytes))
-}
-
 struct Run<'a, S> {
     source: &'a S,
     target: &'a dyn Target,
     full: bool,
+    storing: Storing<'a>,
+    /// Segments that the kept manifest does not name.
+    unsaved: usize,
+    /// The manifest is being kept.
+    is_saving: bool,
     manifest: Manifest,
     before: Option<Manifest>,
     config: PartitionConfig,
@@ -355,34 +367,86 @@ impl<S: HubSource> Run<'_, S> {
     }
 
     /// Keeps what is complete, for a call that continues.
-    async fn save(&self) -> Result<(), BackupError> {
+    async fn save(&mut self) -> Result<(), BackupError> {
+        self.unsaved = 0;
         Ok(self.target.put(UNFINISHED, self.manifest.encode()).await?)
     }
 
-    /// Stores an object unless it is there.
-    async fn store(&mut self, content: Bytes) -> Result<ObjectRef, BackupError> {
-        let reference = ObjectRef {
-            sha256: object::sha256(&content),
-            bytes: content.len() as u64,
-        };
-        if !self.full && has(self.target, &reference).await? {
-            self.progress.reused += reference.bytes;
-        } else {
-            self.progress.written += reference.bytes;
-            self.target.put(&object::name(&reference.sha256), content).await?;
+    /// The next part; meanwhile objects are stored, and their names go to `names`.
+    async fn next(&mut self, parts: &mut Parts, names: &mut impl Names) -> Result<Export, BackupError> {
+        loop {
+            tokio::select! {
+                biased;
+                Some(stored) = self.storing.next(), if !self.storing.is_empty() => self.stored(stored?, names),
+                part = parts.next() => return part,
+            }
         }
-        (self.report)(self.progress);
-        Ok(reference)
+    }
+
+    /// Begins to store an object; waits while others are stored.
+    async fn store(&mut self, place: Place, content: Bytes, names: &mut impl Names) -> Result<(), BackupError> {
+        while self.storing.is_full()
+            && let Some(stored) = self.storing.next().await
+        {
+            self.stored(stored?, names);
+        }
+        self.storing.object(place, content);
+        Ok(())
+    }
+
+    /// Waits until all that was given is durable.
+    async fn settle(&mut self, names: &mut impl Names) -> Result<(), BackupError> {
+        while let Some(stored) = self.storing.next().await {
+            self.stored(stored?, names);
+        }
+        Ok(())
+    }
+
+    fn stored(&mut self, stored: Stored, names: &mut impl Names) {
+        match stored {
+            Stored::Unfinished => self.is_saving = false,
+            Stored::Object { place, object, is_old } => {
+                if is_old {
+                    self.progress.reused += object.bytes;
+                } else {
+                    self.progress.written += object.bytes;
+                }
+                self.unsaved += usize::from(matches!(place, Place::Log { .. }));
+                names.name(place, object);
+                (self.report)(self.progress);
+            }
+        }
+        if self.unsaved >= SEGMENTS_PER_SAVE && !self.is_saving {
+            self.is_saving = true;
+            self.unsaved = 0;
+            self.manifest.under_way = names.under_way();
+            self.storing.unfinished(self.manifest.encode());
+        }
     }
 
     async fn registry(&mut self) -> Result<RegistryPart, BackupError> {
+        let mut objects = Vec::new();
+        let read = self.read_registry(&mut objects).await;
+        if read.is_err() {
+            self.keep(&mut objects).await;
+        }
+        let (position, records) = read?;
+        Ok(RegistryPart {
+            position,
+            records,
+            objects,
+        })
+    }
+
+    /// Reads the records and stores them; gives the position, and how many there are.
+    async fn read_registry(&mut self, objects: &mut Vec<ObjectRef>) -> Result<(Position, u64), BackupError> {
         let group = GroupId::REGISTRY;
         let mut parts = self.open(group, LogScope::All).await?;
         let position = parts.head().await?.into();
         let (mut reader, mut writer) = (RecordReader::default(), ObjectWriter::new(Kind::Registry, group));
-        let (mut objects, mut records) = (Vec::new(), 0);
+        let mut records = 0;
         loop {
-            let part = match parts.next().await? {
+            let part = match self.next(&mut parts, objects).await? {
                 Export::Part(part) => part,
                 Export::End if reader.has_ended() => break,
                 _ => return Err(ExportError::Cut.into()),
@@ -392,18 +456,15 @@ impl<S: HubSource> Run<'_, S> {
                 check_record(&key, &value).map_err(|reason| BackupError::damaged("the hub's registry", reason))?;
                 records += 1;
                 if let Some(content) = writer.push_record(&key, &value)? {
-                    objects.push(self.store(content).await?);
+                    self.store(Place::Registry, content, objects).await?;
                 }
             }
         }
         if let Some(content) = writer.finish() {
-            objects.push(self.store(content).await?);
+            self.store(Place::Registry, content, objects).await?;
         }
-        Ok(RegistryPart {
-            position,
-            records,
-            objects,
-        })
+        self.settle(objects).await?;
+        Ok((position, records))
     }
 
     /// The stretches of a partition's log that are there: of the interrupted run, or of the backup before.
@@ -453,38 +514,14 @@ impl<S: HubSource> Run<'_, S> {
         };
         let mut parts = self.open(group, scope).await?;
         let position = parts.head().await?;
-        let mut work = PartitionRun {
-            partition,
-            position,
-            part: None,
-            segments: known,
-            next_index: 0,
-            number: 0,
-            state: ObjectWriter::new(Kind::State, group),
-            device_states: ObjectWriter::new(Kind::DeviceStates, group),
-            log: ObjectWriter::new(Kind::Log, group),
-            log_first: 0,
-            cutter: EntryCutter::default(),
-        };
-        loop {
-            match parts.next().await? {
-                Export::Part(chunk) => self.partition_chunk(&mut work, chunk).await?,
-                Export::End => break,
-                Export::Head(_) => return Err(ExportError::Damaged("it has two heads".to_owned()).into()),
-            }
+        let mut work = PartitionRun::new(partition, position, known);
+        let read = self.read_partition(&mut parts, &mut work).await;
+        if read.is_err() {
+            self.keep(&mut work).await;
         }
+        read?;
         let damaged = |reason: &str| BackupError::damaged(format!("the export of {group}"), reason);
         let mut part = work.part.take().ok_or_else(|| damaged("it has no head"))?;
-        if let Some(content) = work.state.finish() {
-            part.state = self.store(content).await?;
-        }
-        if let Some(content) = work.device_states.finish() {
-            let object = self.store(content).await?;
-            part.device_state_objects.push(object);
-        }
-        if let Some(content) = work.log.finish() {
-            self.segment(&mut work, content).await?;
-        }
         if !work.cutter.is_empty() || work.next_index != position.index + 1 {
             return Err(damaged("entries of its log are missing"));
         }
@@ -492,19 +529,48 @@ impl<S: HubSource> Run<'_, S> {
         Ok(part)
     }
 
+    /// Reads the parts and stores them.
+    async fn read_partition(&mut self, parts: &mut Parts, work: &mut PartitionRun) -> Result<(), BackupError> {
+        loop {
+            match self.next(parts, work).await? {
+                Export::Part(chunk) => self.partition_chunk(work, chunk).await?,
+                Export::End => break,
+                Export::Head(_) => return Err(ExportError::Damaged("it has two heads".to_owned()).into()),
+            }
+        }
+        if let Some(content) = work.state.finish() {
+            self.store(Place::State, content, work).await?;
+        }
+        if let Some(content) = work.device_states.finish() {
+            self.store(Place::DeviceStates, content, work).await?;
+        }
+        if let Some(content) = work.log.finish() {
+            self.segment(work, content).await?;
+        }
+        self.settle(work).await
+    }
+
+    /// Waits for what is being stored of a group that could not be read or stored to its end, and keeps what is complete of it.
+    async fn keep(&mut self, names: &mut impl Names) {
+        // The failure that the caller has says more than another one.
+        while let Some(stored) = self.storing.next().await {
+            if let Ok(stored) = stored {
+                self.stored(stored, names);
+            }
+        }
+        if self.unsaved > 0 {
+            self.manifest.under_way = names.under_way();
+            let _ = self.save().await;
+        }
+    }
+
     async fn segment(&mut self, work: &mut PartitionRun, content: Bytes) -> Result<(), BackupError> {
-        let object = self.store(content).await?;
-        work.segments.push(Segment {
+        let place = Place::Log {
             first: work.log_first,
             last: work.next_index - 1,
-            object,
-        });
+        };
         work.log_first = work.next_index;
-        self.manifest.under_way = Some(UnderWay {
-            partition: work.partition.0,
-            segments: work.segments.clone(),
-        });
-        self.save().await
+        self.store(place, content, work).await
     }
 
     async fn partition_chunk(&mut self, work: &mut PartitionRun, chunk: Bytes) -> Result<(), BackupError> {
@@ -530,18 +596,20 @@ impl<S: HubSource> Run<'_, S> {
             Part::Points(points) => work.state.push_part(object::POINTS, &points),
             Part::Skipped(skipped) => work.state.push_part(object::SKIPPED, &skipped),
             Part::DeviceStates(states) => {
+                // The head comes first.
+                work.part()?;
                 for (key, record) in states {
                     if let Some(content) = work.device_states.push_record(&key, &record)? {
-                        let object = self.store(content).await?;
-                        work.part()?.device_state_objects.push(object);
+                        self.store(Place::DeviceStates, content, work).await?;
                     }
                 }
             }
             Part::Log(piece) => {
-                work.cutter.push(&piece);
+                work.cutter.push(piece);
                 while let Some(entry) = work.cutter.next_entry().map_err(BackupError::storage(group))? {
                     check_entry(work.partition, work.next_index, &entry).map_err(BackupError::storage(group))?;
                     work.next_index += 1;
+                    work.log.fill_with(|| self.storing.buffer());
                     if let Some(content) = work.log.push_entry(&entry) {
                         self.segment(work, content).await?;
                     }
@@ -554,63 +622,6 @@ impl<S: HubSource> Run<'_, S> {
                 part.device_states = totals.device_states;
             }
         }
-        Ok(())
-    }
-}
-
-/// A partition being read.
-struct PartitionRun {
-    partition: PartitionId,
-    position: LogPosition,
-    /// There once the head has come.
-    part: Option<PartitionPart>,
-    segments: Vec<Segment>,
-    /// Of the next entry.
-    next_index: u64,
-    /// Of the next chunk.
-    number: u32,
-    state: ObjectWriter,
-    device_states: ObjectWriter,
-    log: ObjectWriter,
-    /// The first entry of the segment that is being filled.
-    log_first: u64,
-    cutter: EntryCutter,
-}
-
-impl PartitionRun {
-    fn part(&mut self) -> Result<&mut PartitionPart, BackupError> {
-        let missing = || BackupError::damaged("an export of a partition", "it has no head");
-        self.part.as_mut().ok_or_else(missing)
-    }
-
-    fn begin(&mut self, head: Bytes, config: &PartitionConfig) -> Result<(), BackupError> {
-        let group = GroupId::partition(self.partition.0);
-        let facts = head_facts(head, config).map_err(BackupError::storage(group))?;
-        if facts.partition != self.partition || facts.position != self.position {
-            let name = format!("the export of {group}");
-            return Err(BackupError::damaged(name, "its head is of another state"));
-        }
-        // Those that retention has deleted since are not part of this backup.
-        self.segments.retain(|segment| segment.last >= facts.first_index);
-        let after = self.segments.last().map_or(0, |segment| segment.last + 1);
-        self.next_index = facts.first_index.max(after);
-        self.log_first = self.next_index;
-        self.part = Some(PartitionPart {
-            partition: self.partition.0,
-            position: self.position.into(),
-            begin: facts.begin.0,
-            next: facts.next.0,
-            first_index: facts.first_index,
-            points: 0,
-            skipped: 0,
-            device_states: 0,
-            state: ObjectRef {
-                sha256: String::new(),
-                bytes: 0,
-            },
-            device_state_objects: Vec::new(),
-            segments: Vec::new(),
-        });
         Ok(())
     }
 }

@@ -11,15 +11,18 @@
 #![warn(missing_docs)]
 
 mod create;
+mod direct;
 mod error;
 mod manifest;
 mod object;
+mod partition_run;
 mod point;
 mod prune;
 mod read;
 mod remote;
 mod restore;
 mod schedule;
+mod storing;
 mod target;
 mod verify;
 

@@ -12,7 +12,7 @@
 //! Invariants: an object is at most [`MAX_OBJECT_BYTES`] and one item long; what is read has the hash of its name.
 
 use aws_lc_rs::digest;
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use data_encoding::HEXLOWER;
 use holdfast_consensus::GroupId;
 
@@ -65,7 +65,7 @@ pub(crate) fn sha256(content: &[u8]) -> String {
 pub(crate) struct ObjectWriter {
     kind: Kind,
     group: GroupId,
-    open: Vec<u8>,
+    open: BytesMut,
     items: u64,
 }
 
@@ -74,8 +74,15 @@ impl ObjectWriter {
         Self {
             kind,
             group,
-            open: Vec::new(),
+            open: BytesMut::new(),
             items: 0,
+        }
+    }
+
+    /// Fills an empty buffer, where the next object begins.
+    pub(crate) fn fill_with(&mut self, buffer: impl FnOnce() -> BytesMut) {
+        if self.open.capacity() == 0 {
+            self.open = buffer();
         }
     }
 
@@ -127,7 +134,7 @@ impl ObjectWriter {
     }
 
     fn take(&mut self) -> Bytes {
-        std::mem::take(&mut self.open).into()
+        std::mem::take(&mut self.open).freeze()
     }
 }
 

@@ -120,9 +120,9 @@ pub(crate) async fn partition(
     };
     for segment in &part.segments {
         let items = items(target, &segment.object, Kind::Log, group).await?;
-        let mut cutter = EntryCutter::default();
-        cutter.push(&items);
         let (mut index, mut wanted) = (segment.first, Vec::with_capacity(items.len()));
+        let mut cutter = EntryCutter::default();
+        cutter.push(items);
         while let Some(entry) = cutter.next_entry().map_err(BackupError::storage(group))? {
             if index >= part.first_index {
                 totals.entries += 1;

@@ -5,7 +5,7 @@
 //! Not here: names and contents (`manifest`, `object`).
 
 use std::fs::{self, File, TryLockError};
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use thiserror::Error;
+
+use crate::direct;
 
 /// The lock of a folder.
 pub(crate) const LOCK: &str = "backup.lock";
@@ -161,16 +163,7 @@ fn sync_folder(path: &Path) -> Result<(), TargetError> {
 fn write(root: &Path, name: &str, content: &[u8]) -> Result<(), TargetError> {
     let path = root.join(name);
     let unfinished = root.join(UNFINISHED).join(name.replace('/', "-"));
-    let mut file = File::options()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&unfinished)
-        .map_err(failed("cannot create", &unfinished))?;
-    file.write_all(content)
-        .and_then(|()| file.sync_all())
-        .map_err(failed("cannot write", &unfinished))?;
+    direct::write(&unfinished, content).map_err(failed("cannot write", &unfinished))?;
     let parent = path.parent().unwrap_or(root);
     if !parent.exists() {
         make_folder(parent)?;

@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use holdfast_client::http::{BodyStream, Connection};
 use http::{Method, header};
 use serde_json::Value;
@@ -91,7 +92,7 @@ impl ExportStream {
     ///
     /// # Errors
     /// Why there are no more.
-    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, String> {
+    pub async fn next(&mut self) -> Result<Option<Bytes>, String> {
         let next = tokio::time::timeout(FRAME_TIMEOUT, self.frame());
         match next.await.map_err(|_| silent().message)? {
             Ok(Some((0, content))) => Ok(Some(content)),
@@ -101,7 +102,7 @@ impl ExportStream {
         }
     }
 
-    async fn frame(&mut self) -> anyhow::Result<Option<(u8, Vec<u8>)>> {
+    async fn frame(&mut self) -> anyhow::Result<Option<(u8, Bytes)>> {
         let Some(head) = self.0.take(5).await? else {
             return Ok(None);
         };
@@ -110,6 +111,6 @@ impl ExportStream {
         let content = self.0.take(length).await?;
         let content = content.filter(|content| content.len() == length);
         let content = content.ok_or_else(|| anyhow::anyhow!("the answer ends in the middle"))?;
-        Ok(Some((head[0], content.to_vec())))
+        Ok(Some((head[0], content)))
     }
 }

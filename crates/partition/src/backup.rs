@@ -199,13 +199,17 @@ impl PartEncoder {
 /// Cuts a stream of entries, each behind its length, into entries; pieces may be cut anywhere.
 #[derive(Debug, Default)]
 pub struct EntryCutter {
-    rest: BytesMut,
+    /// An entry whose end has not come.
+    begun: BytesMut,
+    /// What follows it.
+    piece: Bytes,
 }
 
 impl EntryCutter {
     /// Adds the next piece of the stream.
-    pub fn push(&mut self, piece: &[u8]) {
-        self.rest.put_slice(piece);
+    pub fn push(&mut self, piece: Bytes) {
+        self.begun.put_slice(&self.piece);
+        self.piece = piece;
     }
 
     /// The next entry that has come completely, with its length in front.
@@ -213,23 +217,40 @@ impl EntryCutter {
     /// # Errors
     /// [`StorageError::Damaged`] when an entry is longer than any entry.
     pub fn next_entry(&mut self) -> Result<Option<Bytes>, StorageError> {
-        let Some(length) = self.rest.first_chunk::<LENGTH_BYTES>() else {
+        // Only an entry that begins in an earlier piece is copied.
+        self.complete(LENGTH_BYTES);
+        let head = if self.begun.is_empty() {
+            &self.piece[..]
+        } else {
+            &self.begun
+        };
+        let Some(length) = head.first_chunk::<LENGTH_BYTES>() else {
             return Ok(None);
         };
         let length = u32::from_be_bytes(*length) as usize;
         if length > wire::MAX_ENTRY_BYTES {
             return Err(damaged(&"an entry is too long"));
         }
-        if self.rest.len() < LENGTH_BYTES + length {
-            return Ok(None);
+        let length = LENGTH_BYTES + length;
+        self.complete(length);
+        if !self.begun.is_empty() {
+            return Ok((self.begun.len() >= length).then(|| self.begun.split_to(length).freeze()));
         }
-        Ok(Some(self.rest.split_to(LENGTH_BYTES + length).freeze()))
+        Ok((self.piece.len() >= length).then(|| self.piece.split_to(length)))
+    }
+
+    /// Moves what is missing of the entry that has begun, so that it has `length` bytes.
+    fn complete(&mut self, length: usize) {
+        if !self.begun.is_empty() {
+            let missing = length.saturating_sub(self.begun.len()).min(self.piece.len());
+            self.begun.put_slice(&self.piece.split_to(missing));
+        }
     }
 
     /// Whether all that was pushed has been taken as entries.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rest.is_empty()
+        self.begun.is_empty() && self.piece.is_empty()
     }
 }
 

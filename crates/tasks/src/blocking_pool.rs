@@ -1,6 +1,6 @@
 //! The threads for work that blocks on the disk, as a parameter: a simulation has one thread, so that a seed replays.
 
-use crate::spawn_blocking;
+use crate::{BackgroundThread, spawn_blocking};
 
 /// Where blocking work runs; chosen once, where a node is put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,15 @@ impl BlockingPool {
         match self {
             Self::Threads => spawn_blocking(work).await,
             Self::Inline => work(),
+        }
+    }
+
+    /// A thread for work that no device waits for; `None` where there is one thread for all.
+    #[must_use]
+    pub fn background(self, name: &'static str) -> Option<BackgroundThread> {
+        match self {
+            Self::Threads => Some(BackgroundThread::start(name)),
+            Self::Inline => None,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Starting tasks, what their panics cost, the order in which they stop, and budgets in bytes.
+//! Starting tasks, work of low priority, what their panics cost, the order in which they stop, and budgets in bytes.
 //!
 //! Why: a panic in a detached task is silent, a queue counted in items is unbounded in bytes, and a stop without an
 //! order loses what was acknowledged.
@@ -7,6 +7,7 @@
 //! Not here: the work of tasks; runtimes (the composition root builds them).
 #![warn(missing_docs)]
 
+mod background;
 mod blocking_pool;
 mod budget;
 mod panic;
@@ -15,6 +16,7 @@ mod stop;
 pub mod sync;
 pub mod watch;
 
+pub use background::{BackgroundThread, lower_priority};
 pub use blocking_pool::BlockingPool;
 pub use budget::{BudgetExceeded, ByteBudget, Permit};
 #[cfg(debug_assertions)]

@@ -6,7 +6,8 @@
 //! parts    as those of a snapshot: mark, part, mark, part, …, end
 //! ```
 //!
-//! Invariants: the state contains everything that was committed before the call; one export at a time is given by a node; an
+//! Invariants: the state contains everything that was committed before the call; it is read at a low priority, so that devices
+//! come first; one export at a time is given by a node; an
 //! export whose reader takes nothing for [`STALL`] ends, since it keeps retention from deleting.
 //! Not here: the content of a part (the state machine), the form of a backup.
 
@@ -111,7 +112,7 @@ impl Group {
             .map_err(|error| send::unreadable(peers, error))?;
         let position = source.position;
         tracing::info!(group = %self.id(), at = %position, "exporting the state");
-        let parts = send::chunks(peers, source);
+        let parts = send::chunks(peers, source, peers.log.blocking_pool.background("export"));
         let whole = stream::iter([Ok(encode_head(position))]).chain(parts);
         // The turn ends with the stream.
         Ok(Box::pin(whole.map(move |chunk| {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream;
 use holdfast_storage::StorageError;
+use holdfast_tasks::BackgroundThread;
 
 use super::{Head, Mark, decode_answer};
 use crate::ids::Vote;
@@ -36,7 +37,10 @@ pub(crate) async fn send(peer: &Peer, vote: &Vote, timeout: Duration) -> Result<
         membership,
     };
     let call = peers.to_call(vec![head.encode()], timeout);
-    let answer = peers.transport.upload(peer.node, call, chunks(peers, source)).await;
+    let answer = peers
+        .transport
+        .upload(peer.node, call, chunks(peers, source, None))
+        .await;
     peers.metrics.snapshot_sent(answer.is_ok());
     match answer {
         Ok(answer) => {
@@ -62,17 +66,20 @@ pub(crate) fn unreadable(peers: &Peers, error: StorageError) -> CallError {
 /// Progress of [`chunks`].
 struct Sending {
     source: Option<SnapshotSource>,
+    /// Where it is read; `None`: on the blocking pool.
+    thread: Option<BackgroundThread>,
     /// Read and not yet pulled.
     ready: VecDeque<Bytes>,
     parts: u64,
     bytes: u64,
 }
 
-/// The parts as chunks, read as they are pulled.
-pub(crate) fn chunks(peers: &Peers, source: SnapshotSource) -> Chunks {
+/// The parts as chunks, read as they are pulled: on `thread`, or on the blocking pool.
+pub(crate) fn chunks(peers: &Peers, source: SnapshotSource, thread: Option<BackgroundThread>) -> Chunks {
     let peers = peers.clone();
     let sending = Sending {
         source: Some(source),
+        thread,
         ready: VecDeque::new(),
         parts: 0,
         bytes: 0,
@@ -83,14 +90,14 @@ pub(crate) fn chunks(peers: &Peers, source: SnapshotSource) -> Chunks {
         }
         let mut source = sending.source.take()?;
         let number = sending.parts;
-        let (source, part) = peers
-            .log
-            .blocking_pool
-            .run(move || {
-                let part = (source.next_chunk)().map(|part| part.map(|part| (Mark::of_part(number, &part), part)));
-                (source, part)
-            })
-            .await;
+        let read = move || {
+            let part = (source.next_chunk)().map(|part| part.map(|part| (Mark::of_part(number, &part), part)));
+            (source, part)
+        };
+        let (source, part) = match &mut sending.thread {
+            Some(thread) => thread.run(read).await,
+            None => peers.log.blocking_pool.run(read).await,
+        };
         let chunk = match part {
             Ok(Some((_, part))) if part.len() > MAX_CHUNK_BYTES => {
                 Err(CallError::NotSent("a part of the state is larger than a chunk".into()))

@@ -5,7 +5,6 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use clap::Subcommand;
 use futures_util::stream;
 use holdfast_backup::{
@@ -98,6 +97,8 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             login,
         } => {
             let config = settings(&source)?;
+            // The hub may run on this machine, and its devices come first.
+            holdfast_tasks::lower_priority();
             block_on(create(&to, with_log, full, &config, &login))
         }
         Command::Verify {
@@ -206,7 +207,7 @@ impl HubSource for Hub {
         Ok(Box::pin(stream::unfold(Some(chunks), |chunks| async move {
             let mut chunks = chunks?;
             match chunks.next().await {
-                Ok(Some(chunk)) => Some((Ok(Bytes::from(chunk)), Some(chunks))),
+                Ok(Some(chunk)) => Some((Ok(chunk), Some(chunks))),
                 Ok(None) => None,
                 Err(reason) => Some((Err(reason), None)),
             }

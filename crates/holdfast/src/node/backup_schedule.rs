@@ -2,8 +2,8 @@
 //!
 //! Why the leader of the registry: exactly one node does it, and another one continues when it is gone. What counts is the newest
 //! backup in the target, so that no node has to remember anything.
-//! Invariants: at most one run at a time, on a thread of its own, so that hashing and the target keep no core from its devices; a run
-//! that fails is repeated after [`RETRY`], and continues with what is complete.
+//! Invariants: at most one run at a time, on a thread of its own and at a low priority, so that hashing and the target keep no
+//! core from its devices; a run that fails is repeated after [`RETRY`], and continues with what is complete.
 //! Not here: what is made and removed (`holdfast_backup`).
 
 use std::future::Future;
@@ -200,15 +200,20 @@ async fn unless_stopped<T>(
     Ok(value)
 }
 
-/// Runs `work` on a thread and a runtime of its own.
+/// Runs `work` on a thread and a runtime of its own, at a low priority.
 async fn apart<T: Send + 'static, F: Future<Output = anyhow::Result<T>>>(
     work: impl FnOnce() -> F + Send + 'static,
 ) -> anyhow::Result<T> {
+    // The thread of the pool waits: it could not take its priority back, and a node that stops waits for it.
     holdfast_tasks::spawn_blocking(move || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?
-            .block_on(work())
+        let thread = std::thread::Builder::new().name("backup".to_owned()).spawn(move || {
+            holdfast_tasks::lower_priority();
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(work())
+        })?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
     .await
 }

@@ -1,7 +1,7 @@
 //! The sending side: a copy of the state, and the log read chunk by chunk while entries keep being applied.
 
 use std::collections::VecDeque;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -146,8 +146,10 @@ impl Source {
             (Kind::Skipped, self.skipped())
         } else if let Some(payload) = self.device_states()? {
             (Kind::DeviceStates, payload)
-        } else if let Some(payload) = self.log()? {
-            (Kind::Log, payload)
+        } else if let Some(piece) = self.log()? {
+            let chunk = wire::encode(Kind::Log, self.number, self.log.get(piece).unwrap_or_default());
+            self.number += 1;
+            return Ok(Some(chunk));
         } else if !self.ended {
             self.ended = true;
             (Kind::End, self.end.encode_to_vec())
@@ -228,16 +230,15 @@ impl Source {
         Ok(chunk)
     }
 
-    /// The next piece of the log; `None` when all of it has been sent.
-    fn log(&mut self) -> Result<Option<Vec<u8>>, StorageError> {
+    /// Where the next piece of the log is in [`Self::log`]; `None` when all of it has been sent.
+    fn log(&mut self) -> Result<Option<Range<usize>>, StorageError> {
         if self.log.len() - self.sent < MAX_PAYLOAD_BYTES {
             self.log.drain(..self.sent);
             self.sent = 0;
             self.read()?;
         }
-        let end = self.log.len().min(self.sent + MAX_PAYLOAD_BYTES);
-        let piece = self.log[self.sent..end].to_vec();
-        self.sent = end;
+        let piece = self.sent..self.log.len().min(self.sent + MAX_PAYLOAD_BYTES);
+        self.sent = piece.end;
         Ok(Some(piece).filter(|piece| !piece.is_empty()))
     }
 
