@@ -46,6 +46,8 @@ impl BodyStream {
     /// # Errors
     /// The connection breaks, or the body ends in the middle.
     pub async fn take(&mut self, length: usize) -> Result<Option<Bytes>> {
+        // At once: growing step by step would copy what has come each time.
+        self.rest.reserve(length.saturating_sub(self.rest.len()));
         while self.rest.len() < length {
             match self.body.frame().await {
                 Some(frame) => {

@@ -24,6 +24,8 @@ use holdfast_net::http_api::{self, Reply};
 const VERSION: u32 = 1;
 const CHUNK: u8 = 0;
 const FAILURE: u8 = 1;
+/// Sent at a time: between two pieces the core that encrypts them serves its devices.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// `GET /holdfast/v1/backup`.
 pub(super) fn facts(request: &Request<'_>) -> Result<Reply, ApiError> {
@@ -54,16 +56,27 @@ pub(super) async fn group(group: &str, request: &Request<'_>) -> Result<Reply, A
         Ok(chunk) => (CHUNK, chunk),
         Err(error) => (FAILURE, Bytes::from(error.to_string())),
     });
-    let data = frames.flat_map(|(kind, content)| {
-        let mut head = BytesMut::with_capacity(5);
-        head.put_u8(kind);
-        head.put_u32(u32::try_from(content.len()).unwrap_or(u32::MAX));
-        stream::iter([Ok(Frame::data(head.freeze())), Ok(Frame::data(content))])
+    let pieces = frames.flat_map(|(kind, content)| stream::iter(pieces(kind, content)));
+    let data = pieces.then(|piece| async {
+        tokio::task::yield_now().await;
+        Ok(Frame::data(piece))
     });
     Ok(Reply::stream(
         "application/octet-stream",
         StreamBody::new(data).boxed_unsync(),
     ))
+}
+
+/// A frame of the body, in pieces.
+fn pieces(kind: u8, mut content: Bytes) -> impl Iterator<Item = Bytes> {
+    let mut head = BytesMut::with_capacity(5);
+    head.put_u8(kind);
+    head.put_u32(u32::try_from(content.len()).unwrap_or(u32::MAX));
+    let rest = std::iter::from_fn(move || {
+        let length = content.len().min(PIECE_BYTES);
+        (length > 0).then(|| content.split_to(length))
+    });
+    std::iter::once(head.freeze()).chain(rest)
 }
 
 fn scope(request: &Request<'_>) -> Result<LogScope, ApiError> {
@@ -75,5 +88,25 @@ fn scope(request: &Request<'_>) -> Result<LogScope, ApiError> {
             .parse()
             .map(LogScope::After)
             .map_err(|_| ApiError::invalid("log must be none, all, or an index")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_its_head_and_short_pieces_of_its_content() {
+        for length in [0, 1, PIECE_BYTES, 3 * PIECE_BYTES + 1] {
+            let content: Bytes = (0..=250).cycle().take(length).collect();
+            let sent: Vec<Bytes> = pieces(CHUNK, content.clone()).collect();
+            let whole = sent.concat();
+            assert_eq!(
+                whole[..5],
+                [&[CHUNK][..], &u32::try_from(length).unwrap().to_be_bytes()].concat()
+            );
+            assert_eq!(whole[5..], content);
+            assert!(sent.iter().all(|piece| !piece.is_empty() && piece.len() <= PIECE_BYTES));
+        }
     }
 }
