@@ -1,4 +1,4 @@
-//! What is known of a partition while it is read, and which objects it is stored in.
+//! A partition while it is read: its facts, and the objects in which it is stored.
 //!
 //! Invariants: segments are named in the order of the log, without holes.
 //! Not here: reading and storing (`create`, `storing`).
@@ -14,7 +14,7 @@ use crate::manifest::{ObjectRef, PartitionPart, Segment, UnderWay};
 use crate::object::{Kind, ObjectWriter};
 use crate::storing::Place;
 
-/// What is filled with the names of objects that are durable.
+/// Takes the names of objects that are durable.
 pub(crate) trait Names {
     /// Takes the next name of `place`.
     fn name(&mut self, place: Place, object: ObjectRef);
@@ -94,7 +94,7 @@ impl PartitionRun {
         }
     }
 
-    /// What is known of it.
+    /// Its facts so far.
     ///
     /// # Errors
     /// When the head has not come.

@@ -39,7 +39,7 @@ pub(crate) enum Place {
     },
 }
 
-/// What is durable.
+/// A durable content.
 #[derive(Debug)]
 pub(crate) enum Stored {
     /// An object.
@@ -115,7 +115,7 @@ impl<'a> Storing<'a> {
         self.jobs.push_back(job.boxed());
     }
 
-    /// The next that is durable, in the order in which they were given; `None` when none is under way. May be dropped
+    /// The next that is durable, in the order in which they were given; `None` when none is being stored. May be dropped
     /// while it waits.
     ///
     /// # Errors

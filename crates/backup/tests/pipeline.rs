@@ -163,7 +163,7 @@ async fn a_content_that_cannot_be_stored_is_the_error_and_the_rest_is_used() {
     assert!(error.to_string().contains("as the test wants"), "{error}");
     assert_eq!(gate.now.load(Ordering::SeqCst), 0, "nothing is being written any more");
     assert!(!root.join("backups").exists(), "no backup is complete");
-    // What is kept names the five before it, and only what is there.
+    // The kept manifest names the five before it, and no object that is missing.
     let names = named(&root.join("unfinished.json"));
     assert_eq!(names.len(), 5);
     for name in &names {

@@ -8,13 +8,19 @@
 
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+    thread_schedule_policy,
+};
 use tokio::sync::oneshot;
 
 use crate::spawn_blocking;
 
-/// Steps by which the priority of such work is below the hub's: beside a thread of the hub it gets a tenth of a core, and all
-/// that the hub leaves.
+/// Steps by which the priority of such work is lower where the system knows no idle threads: beside a thread of the hub it gets
+/// a tenth of a core.
 const NICER: i32 = 10;
+
+const IDLE: ThreadSchedulePolicy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -76,12 +82,19 @@ impl BackgroundThread {
     }
 }
 
-/// Lowers the priority of the calling thread, and of the threads that it starts from now on. A process does it before it
-/// starts a runtime.
+/// Lowers the priority of the calling thread, and of the threads that it starts from now on, below that of all others: it gets
+/// what they leave, and gives its core up as soon as one of them has work. A process does it before it starts a runtime.
 pub fn lower_priority() {
-    // Work at the common priority is done as well.
-    if let Err(error) = rustix::process::nice(NICER) {
-        tracing::debug!(%error, "the priority stays as it is");
+    // Merely nice, a thread keeps its core for the rest of its slice, some milliseconds, while a device waits.
+    let set = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, IDLE);
+    if let Err(error) = set
+        && thread_schedule_policy().ok() != Some(IDLE)
+    {
+        tracing::debug!(%error, "threads cannot be idle ones");
+        // Work at the common priority is done as well.
+        if let Err(error) = rustix::process::nice(NICER) {
+            tracing::debug!(%error, "the priority stays as it is");
+        }
     }
 }
 
@@ -91,11 +104,17 @@ mod tests {
 
     #[tokio::test]
     async fn work_is_done_at_a_lower_priority_and_the_caller_keeps_its_own() {
-        let priority = || rustix::process::getpriority_process(None).unwrap();
-        let before = priority();
+        let policy = || thread_schedule_policy().unwrap();
+        let before = policy();
+        assert_ne!(before, IDLE);
         let mut thread = BackgroundThread::start("test");
-        assert_eq!(thread.run(priority).await, (before + NICER).min(19));
+        assert_eq!(thread.run(policy).await, IDLE);
+        // And so are the threads that it starts.
+        assert_eq!(
+            thread.run(move || std::thread::spawn(policy).join().unwrap()).await,
+            IDLE
+        );
         assert_eq!(thread.run(|| 7).await, 7);
-        assert_eq!(priority(), before);
+        assert_eq!(policy(), before);
     }
 }

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Invariants: the state contains everything that was committed before the call; it is read at a low priority, so that devices
-//! come first; one export at a time is given by a node; an
-//! export whose reader takes nothing for [`STALL`] ends, since it keeps retention from deleting.
+//! come first; one export at a time is given by a node; an export whose reader takes nothing for [`STALL`] ends, since it keeps
+//! retention from deleting.
 //! Not here: the content of a part (the state machine), the form of a backup.
 
 use std::time::Duration;
