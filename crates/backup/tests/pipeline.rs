@@ -19,7 +19,7 @@ use hub::{Hub, MIB};
 struct Gate {
     folder: Directory,
     allowed: Semaphore,
-    /// Segments that are being stored, the most at a time, and all.
+    /// Segments that are being stored, the most at a time, and those that have been.
     now: AtomicUsize,
     most: AtomicUsize,
     all: AtomicUsize,
@@ -49,7 +49,6 @@ impl Target for Gate {
             let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
             self.most.fetch_max(now, Ordering::SeqCst);
             self.allowed.acquire().await.unwrap().forget();
-            self.all.fetch_add(1, Ordering::SeqCst);
             let outcome = if self.fails.is_some_and(|batch| begins_with(&content, batch)) {
                 Err(TargetError::Store {
                     operation: "cannot write",
@@ -59,6 +58,7 @@ impl Target for Gate {
             } else {
                 self.folder.put(name, content).await
             };
+            self.all.fetch_add(1, Ordering::SeqCst);
             self.now.fetch_sub(1, Ordering::SeqCst);
             outcome
         }
