@@ -21,7 +21,7 @@ from kube.containers import apart, say
 
 SCENARIOS = {one.__name__: one for one in (
     scenarios.apply, versions.new_version, certs.cert_manager, scenarios.install, scenarios.gateways, scenarios.rolling, scenarios.scale, scenarios.evict, scenarios.node_loss, scenarios.rollback, scenarios.autoscale,
-    bad.missing_secrets, bad.same_names, bad.kubectl_scale, bad.foreign_volume, versions.old_version)}
+    bad.missing_secrets, bad.same_names, bad.kubectl_scale, bad.foreign_volume, bad.early_upgrade, versions.old_version)}
 
 
 def main():

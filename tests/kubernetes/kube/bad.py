@@ -1,6 +1,7 @@
 """Bad input: what the pod, the API server or helm says, and that nothing is lost."""
 import base64
 import shutil
+import time
 
 from .cluster import CHART, NAME, NAMESPACE, RELEASE
 from .containers import say, wait_for
@@ -80,3 +81,20 @@ def kubectl_scale(cluster):
     settled(cluster)
     cluster.kubectl("-n", NAMESPACE, "delete", "pvc", f"data-{pod}")
     say(f"kubectl scale: \"{text[-200:]}\"; the next helm upgrade takes the pod away")
+
+
+def early_upgrade(cluster):
+    """An upgrade while pod 0 is ready, but not for as long as it must be: pod 0 is made anew once, and the others follow."""
+    wait = "core.minReadySeconds=15"
+    sets = f"/apis/apps/v1/namespaces/{NAMESPACE}/statefulsets/{NAME}"
+    cluster.upgrade(*RETENTION, "--set", wait)
+    wait_for("all are available", lambda: cluster.api.get(sets)["status"].get("availableReplicas") == len(CORE), 120)
+    before = {name: cluster.pods()[name]["metadata"]["uid"] for name in CORE}
+    cluster.kubectl("-n", NAMESPACE, "delete", "pod", CORE[0])
+    wait_for("pod 0 is ready again", lambda: cluster.ready(CORE) and cluster.pods()[CORE[0]]["metadata"]["uid"] != before[CORE[0]], 120)
+    begun = time.monotonic()
+    cluster.upgrade("--set", "config.partition.retention=3d", "--set", wait)
+    new = lambda: cluster.ready(CORE) and all(cluster.pods()[name]["metadata"]["uid"] != before[name] for name in CORE)
+    wait_for("all pods are new", new, 180)
+    settled(cluster)
+    say(f"an upgrade while pod 0 is ready, but not available: done after {time.monotonic() - begun:.0f} s")
