@@ -106,7 +106,9 @@ class Pod:
                 self.agent.api.patch(f"{self.path}/status", {"metadata": {"uid": self.uid}, "status": status})
                 self.published = text
             except ApiError as error:
-                if error.status not in (404, 409):
+                # It is gone, or another pod has its name by now: the API server then refuses the uid.
+                is_gone = error.status in (404, 409) or (error.status == 422 and "metadata.uid" in error.message)
+                if not is_gone:
                     self.agent.faults.append(f"status of {self.name}: {error}")
             except OSError:
                 # The sync of the agent repeats it.
