@@ -117,22 +117,9 @@ pub async fn create(
     let now = (options.clock)();
     let before = previous(target, facts, options).await?;
     let (manifest, continued) = begin(target, facts, options, now).await?;
-    let mut run = Run {
-        source,
-        target,
-        full: options.full,
-        storing: Storing::new(target, options.full),
-        unsaved: 0,
-        is_saving: false,
-        manifest,
-        before,
-        config: PartitionConfig::default(),
-        progress: Progress {
-            groups: u32::from(count.get()) + 1,
-            ..Progress::default()
-        },
-        report: progress,
-    };
+    let mut run = Run::new(source, target, options.full, manifest, progress);
+    run.before = before;
+    run.progress.groups = u32::from(count.get()) + 1;
     if let Some(begun) = continued {
         tracing::info!(begun, "continuing the backup that was interrupted");
     }
@@ -170,19 +157,9 @@ pub async fn create_point(
         full: false,
         clock,
     };
-    let mut run = Run {
-        source,
-        target,
-        full: false,
-        storing: Storing::new(target, false),
-        unsaved: 0,
-        is_saving: false,
-        manifest: new_manifest(facts, options, begun, String::new()),
-        before: None,
-        config: PartitionConfig::default(),
-        progress: Progress::default(),
-        report: &mut |_| (),
-    };
+    let manifest = new_manifest(facts, options, begun, String::new());
+    let mut report = |_| ();
+    let mut run = Run::new(source, target, options.full, manifest, &mut report);
     let registry = run.registry().await?;
     let point = RegistryPoint {
         format: FORMAT,
@@ -319,6 +296,7 @@ struct Run<'a, S> {
     /// The manifest is being kept.
     is_saving: bool,
     manifest: Manifest,
+    /// The newest earlier backup whose log may be named.
     before: Option<Manifest>,
     config: PartitionConfig,
     progress: Progress,
@@ -352,7 +330,30 @@ impl Parts {
     }
 }
 
-impl<S: HubSource> Run<'_, S> {
+impl<'a, S: HubSource> Run<'a, S> {
+    /// At the begin, without an earlier backup whose log may be named.
+    fn new(
+        source: &'a S,
+        target: &'a dyn Target,
+        full: bool,
+        manifest: Manifest,
+        report: &'a mut (dyn FnMut(Progress) + Send),
+    ) -> Self {
+        Self {
+            source,
+            target,
+            full,
+            storing: Storing::new(target, full),
+            unsaved: 0,
+            is_saving: false,
+            manifest,
+            before: None,
+            config: PartitionConfig::default(),
+            progress: Progress::default(),
+            report,
+        }
+    }
+
     async fn open(&self, group: GroupId, log: LogScope) -> Result<Parts, BackupError> {
         Ok(Parts {
             chunks: self.source.export(group, log).await?,

@@ -6,11 +6,11 @@ mod hub;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use holdfast_backup::{BackupError, Directory, Progress, Target, TargetError, Work, verify};
+use holdfast_testkit::eventually;
 use tokio::sync::Semaphore;
 
 use hub::{Hub, MIB};
@@ -142,11 +142,7 @@ async fn a_slow_target_holds_the_reader_back(hub: &Hub, root: &Path) {
         let backup = hub.create(&gate, "one", &mut progress);
         tokio::pin!(backup);
         // Two are being stored, and wait; the third is full, and the reader with it.
-        let both = async {
-            while gate.now.load(Ordering::SeqCst) < 2 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
+        let both = eventually("two are being stored", || gate.now.load(Ordering::SeqCst) == 2);
         tokio::select! {
             made = &mut backup => panic!("it has ended: {made:?}"),
             () = both => {}
@@ -187,11 +183,9 @@ async fn a_backup_that_is_killed_continues_and_is_whole(hub: &Hub, root: &Path) 
     // Five segments are stored, and nothing afterwards.
     let gate = Gate::new(Directory::writable(root).unwrap(), 5, None);
     let kept = root.join("unfinished.json");
-    let is_stuck = async {
-        while !(gate.all.load(Ordering::SeqCst) == 5 && gate.now.load(Ordering::SeqCst) > 0 && kept.exists()) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
+    let is_stuck = eventually("five are stored, and one waits", || {
+        gate.all.load(Ordering::SeqCst) == 5 && gate.now.load(Ordering::SeqCst) > 0 && kept.exists()
+    });
     let mut progress = |_| ();
     tokio::select! {
         made = hub.create(&gate, "one", &mut progress) => panic!("it has ended: {made:?}"),
